@@ -1,0 +1,193 @@
+"""The command line of hack/dev-kubernetes."""
+
+import argparse
+import fcntl
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from .build import BuildError, Pin, hyperkube, pins
+from .cluster import DAEMONS, Cluster, ClusterError, Settings, free_ports, program
+from .processes import StillRunningError
+
+DESCRIPTION = """\
+A Kubernetes control plane in one directory, on loopback: etcd, kube-apiserver with RBAC, kube-controller-manager
+with the volume controllers, kube-scheduler. Several can run at once, in different directories.
+The first start of a version compiles it (about 10 minutes on two cores); later ones take seconds.
+"""
+LOCK = "dev-kubernetes.lock"
+EPILOG = """\
+The last line on stdout of `start` is JSON: {"kubeconfig": FILE, "version": "v1.30.14"}. All else goes to stderr.
+Binaries are kept in ${CEPH_PROVISIONER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ceph-provisioner}.
+Tests can use an existing cluster instead: CEPH_PROVISIONER_TEST_KUBECONFIG names an administrator's kubeconfig.
+Needs Debian's etcd-server and openssl, and Go to compile.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status says whether it worked."""
+    signal.signal(signal.SIGTERM, _leave)  # so that what a start began is ended, as on Ctrl-C
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (BuildError, ClusterError, StillRunningError) as error:
+        say(f"dev-kubernetes: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def say(text: str) -> None:
+    """Tell the person in front of it."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _leave(*_: object) -> NoReturn:
+    raise SystemExit(143)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dev-kubernetes",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    versions, default = pins()
+    known = sorted(versions)
+
+    build = commands.add_parser("build", help="compile a version beforehand; its path on stdout")
+    build.add_argument("--version", choices=known, default=default)
+    build.set_defaults(run=_build)
+
+    start = commands.add_parser("start", help="bring up a cluster, or what of it has died")
+    start.add_argument("dir", type=Path, metavar="DIR")
+    start.add_argument("--version", choices=known, help=f"default: what DIR has, else {default}")
+    _add_settings(start)
+    start.set_defaults(run=_start)
+
+    stop = commands.add_parser("stop", help="end a cluster's daemons")
+    stop.add_argument("dir", type=Path, metavar="DIR")
+    stop.add_argument("--purge", action="store_true", help="and remove DIR")
+    stop.set_defaults(run=_stop)
+
+    status = commands.add_parser("status", help="a line per daemon; exit status 1 if one does not run")
+    status.add_argument("dir", type=Path, metavar="DIR")
+    status.set_defaults(run=_status)
+
+    restart = commands.add_parser("restart-daemon", help="end one daemon if it runs, and start it")
+    restart.add_argument("dir", type=Path, metavar="DIR")
+    restart.add_argument("daemon", choices=DAEMONS, metavar="NAME", help=", ".join(DAEMONS))
+    restart.set_defaults(run=_restart)
+    return parser
+
+
+def _add_settings(start: argparse.ArgumentParser) -> None:
+    kept = "repeatable; kept for later starts that give none"
+    start.add_argument("--scheduler", action=argparse.BooleanOptionalAction, help="run kube-scheduler (default)")
+    start.add_argument("--apiserver-arg", action="append", metavar="FLAG", help=f"e.g. --apiserver-arg=--v=4; {kept}")
+    start.add_argument("--controller-manager-arg", action="append", metavar="FLAG", help=kept)
+
+
+def _pin(version: str) -> Pin:
+    return pins()[0][version]
+
+
+def _build(options: argparse.Namespace) -> int:
+    print(hyperkube(_pin(options.version), say))
+    return 0
+
+
+def _start(options: argparse.Namespace) -> int:
+    home = options.dir.resolve()
+    for name, package in (("etcd", "etcd-server"), ("openssl", "openssl")):
+        program(name, package)
+    pin = _pin(_version(home, options))
+    binary = hyperkube(pin, say)
+    with _locked(_claim(home)):
+        cluster = Cluster(home, _settings(home, options))
+        cluster.settings.save(home)
+        cluster.start(binary, say)
+    print(json.dumps({"kubeconfig": str(cluster.kubeconfig), "version": pin.release}), flush=True)
+    return 0
+
+
+def _claim(home: Path) -> Path:
+    """Make the directory, unless it is one of ours; never move into somebody else's."""
+    if home.exists() and any(home.iterdir()) and not (home / LOCK).exists():
+        raise ClusterError(f"{home} is not empty and holds no cluster")
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home
+
+
+def _version(home: Path, options: argparse.Namespace) -> str:
+    kept = Settings.load(home)
+    if kept and options.version not in (None, kept.version):
+        raise ClusterError(f"{home} holds a cluster of {kept.version}: `stop --purge` it first")
+    return kept.version if kept else options.version or pins()[1]
+
+
+def _settings(home: Path, options: argparse.Namespace) -> Settings:
+    """What DIR has, changed by what the command line says."""
+    settings = Settings.load(home) or Settings(_version(home, options), free_ports())
+    if options.scheduler is not None:
+        settings = replace(settings, scheduler=options.scheduler)
+    if options.apiserver_arg:
+        settings = replace(settings, apiserver_args=tuple(options.apiserver_arg))
+    if options.controller_manager_arg:
+        settings = replace(settings, controller_manager_args=tuple(options.controller_manager_arg))
+    return settings
+
+
+def _existing(home: Path) -> Cluster:
+    settings = Settings.load(home)
+    if settings is None:
+        raise ClusterError(f"{home} holds no cluster")
+    return Cluster(home, settings)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    home = options.dir.resolve()
+    cluster = _existing(home)
+    with _locked(home):
+        cluster.stop()
+        if options.purge:
+            shutil.rmtree(home)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    cluster = _existing(options.dir.resolve())
+    processes = {name: cluster.process(name) for name in cluster.settings.daemons}
+    for name, process in processes.items():
+        if process:
+            usage = f"rss {process.resident >> 20} MiB, cpu {process.cpu_seconds:.1f} s"
+            print(f"{name}: pid {process.pid}, {usage}")
+        else:
+            print(f"{name}: not running")
+    return 0 if all(processes.values()) else 1
+
+
+def _restart(options: argparse.Namespace) -> int:
+    home = options.dir.resolve()
+    cluster = _existing(home)
+    if options.daemon not in cluster.settings.daemons:
+        raise ClusterError(f"{home} runs no {options.daemon}")
+    with _locked(home):
+        cluster.restart(options.daemon, hyperkube(_pin(cluster.settings.version), say), say)
+    return 0
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One command at a time changes a cluster."""
+    with (home / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,231 @@
+"""One cluster in one directory: what it is, and how it is brought up, looked at and taken down.
+
+The directory holds everything: cluster.json, certificates, kubeconfig files, etcd's data, pidfiles, logs. A start makes
+the daemons be as the directory says, whatever ran before: it is both the first start and the repair.
+"""
+
+import http.client
+import json
+import random
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from . import flags, pki
+from .processes import Process, first_ended, spawn
+
+ETCD, APISERVER = "etcd", "kube-apiserver"
+CONTROLLER_MANAGER, SCHEDULER = "kube-controller-manager", "kube-scheduler"
+# Each waits for the ones before it, but etcd and the API server, which waits for etcd by itself, start together.
+BATCHES = ((ETCD, APISERVER), (CONTROLLER_MANAGER, SCHEDULER))
+DAEMONS = tuple(name for batch in BATCHES for name in batch)
+SECONDS_TO_START = 120.0
+SECONDS_TO_STOP = 15.0
+SECONDS_BETWEEN_LOOKS = 0.05
+
+Say = Callable[[str], None]
+
+
+class ClusterError(Exception):
+    """The cluster cannot be brought up or taken down; the text says what to do or where to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a cluster is, as cluster.json keeps it. `version` is a minor, `1.30`."""
+
+    version: str
+    ports: flags.Ports
+    scheduler: bool = True
+    apiserver_args: tuple[str, ...] = ()
+    controller_manager_args: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, home: Path) -> "Settings | None":
+        """The settings of the cluster in `home`; None if there is none."""
+        try:
+            kept = json.loads((home / "cluster.json").read_text())
+        except FileNotFoundError:
+            return None
+        return cls(
+            version=kept["version"],
+            ports=flags.Ports(**kept["ports"]),
+            scheduler=kept["scheduler"],
+            apiserver_args=tuple(kept["apiserver_args"]),
+            controller_manager_args=tuple(kept["controller_manager_args"]),
+        )
+
+    def save(self, home: Path) -> None:
+        """Keep them in `home`, whole or not at all."""
+        (home / "cluster.json.new").write_text(json.dumps(asdict(self), indent=1) + "\n")
+        (home / "cluster.json.new").replace(home / "cluster.json")
+
+    @property
+    def daemons(self) -> tuple[str, ...]:
+        """The daemons' names in the order they start."""
+        return tuple(name for name in DAEMONS if self.scheduler or name != SCHEDULER)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The cluster in directory `home`, as `settings` say it should be."""
+
+    home: Path
+    settings: Settings
+    _running: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.home / "kubeconfig"
+
+    def process(self, daemon: str) -> Process | None:
+        """The daemon's process, if it runs."""
+        named = Process.from_file(self._pidfile(daemon))
+        return named if named and named.alive else None
+
+    def start(self, hyperkube: Path, say: Say) -> None:
+        """Bring up what does not run as the settings say, and wait for all of it; on failure end what was started."""
+        commands = self._commands(hyperkube)
+        self._prepare()
+        self._end(name for name in DAEMONS if name not in commands)
+        with ExitStack() as undo:
+            for batch in BATCHES:
+                self._bring_up({name: commands[name] for name in batch if name in commands}, undo, say)
+            self._wait("the default service account", self._has_default_account)
+            undo.pop_all()
+
+    def restart(self, daemon: str, hyperkube: Path, say: Say) -> None:
+        """End one daemon if it runs, start it, and wait until it is ready."""
+        command = self._commands(hyperkube)[daemon]
+        self._end([daemon])
+        with ExitStack() as undo:
+            self._bring_up({daemon: command}, undo, say)
+            undo.pop_all()
+
+    def stop(self) -> None:
+        """End every daemon, the clients before the servers."""
+        self._end(reversed(DAEMONS))
+
+    def _prepare(self) -> None:
+        for name in ("run", "log"):
+            (self.home / name).mkdir(exist_ok=True)
+        pki.make(self.home / "pki")
+        server = f"https://127.0.0.1:{self.settings.ports.apiserver}"
+        pki.write_kubeconfig(self.kubeconfig, "admin", server, self.home / "pki")
+        for user in (CONTROLLER_MANAGER, SCHEDULER):
+            pki.write_kubeconfig(self.home / f"{user}.kubeconfig", user, server, self.home / "pki")
+
+    def _commands(self, hyperkube: Path) -> dict[str, tuple[str, ...]]:
+        settings = self.settings
+        made = {
+            ETCD: flags.etcd(program("etcd", "etcd-server")),
+            APISERVER: flags.apiserver(hyperkube, settings.ports, settings.apiserver_args),
+            CONTROLLER_MANAGER: flags.controller_manager(hyperkube, settings.ports, settings.controller_manager_args),
+            SCHEDULER: flags.scheduler(hyperkube, settings.ports),
+        }
+        return {name: made[name] for name in settings.daemons}
+
+    def _bring_up(self, commands: Mapping[str, tuple[str, ...]], undo: ExitStack, say: Say) -> None:
+        started = time.monotonic()
+        for name, command in commands.items():
+            self._ensure(name, command, undo)
+        for name in commands:
+            self._wait(name, lambda name=name: self._is_ready(name))  # type: ignore[misc]
+        say(f"{' and '.join(commands)}: ready in {time.monotonic() - started:.1f} s")
+
+    def _ensure(self, daemon: str, command: tuple[str, ...], undo: ExitStack) -> None:
+        """Have the daemon run with this command line."""
+        process = self.process(daemon)
+        if process is None or process.command != command:
+            self._end([daemon])
+            process = spawn(command, home=self.home, pidfile=self._pidfile(daemon), log=self._log(daemon))
+            if process is None:
+                raise ClusterError(f"{daemon} ended at once{self._last_words(daemon)}")
+            undo.callback(process.end, SECONDS_TO_STOP)
+        self._running[daemon] = process
+
+    def _end(self, daemons: Iterable[str]) -> None:
+        for daemon in daemons:
+            if process := self.process(daemon):
+                process.end(SECONDS_TO_STOP)
+            self._pidfile(daemon).unlink(missing_ok=True)
+
+    def _is_ready(self, daemon: str) -> bool:
+        ports = self.settings.ports
+        if daemon == CONTROLLER_MANAGER:
+            return self._get(ports.controller_manager, "/healthz") == 200
+        if daemon == SCHEDULER:  # it has no /readyz before 1.31
+            return self._get(ports.scheduler, "/healthz") == 200
+        return self._get(ports.apiserver, "/readyz") == 200  # asks etcd too
+
+    def _has_default_account(self) -> bool:
+        path = "/api/v1/namespaces/default/serviceaccounts/default"
+        return self._get(self.settings.ports.apiserver, path) == 200
+
+    def _wait(self, what: str, is_there: Callable[[], bool]) -> None:
+        """Wait until `is_there()`; an error at the deadline, or as soon as one of the daemons ends."""
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not is_there():
+            ended = first_ended(self._running.values(), SECONDS_BETWEEN_LOOKS)
+            for name, process in self._running.items():
+                if process == ended:
+                    raise ClusterError(f"{name} ended{self._last_words(name)}")
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{what}: not there after {SECONDS_TO_START:.0f} s, see {self.home / 'log'}")
+
+    def _get(self, port: int, path: str) -> int | None:
+        """The status of a GET as the administrator; None without an answer."""
+        keys = self.home / "pki"
+        context = ssl.create_default_context(cafile=str(keys / "ca.crt"))
+        context.load_cert_chain(keys / "admin.crt", keys / "admin.key")
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def _pidfile(self, daemon: str) -> Path:
+        return self.home / "run" / f"{daemon}.pid"
+
+    def _log(self, daemon: str) -> Path:
+        return self.home / "log" / f"{daemon}.log"
+
+    def _last_words(self, daemon: str) -> str:
+        lines = self._log(daemon).read_text(errors="replace").splitlines()[-8:]
+        return "; ".join(["", f"the end of {self._log(daemon)}:"]) + "\n" + "\n".join(lines)
+
+
+def program(name: str, package: str) -> Path:
+    """The path of a program that a Debian package brings."""
+    found = shutil.which(name)
+    if found is None:
+        raise ClusterError(f"no `{name}` on the PATH: apt-get install {package}")
+    return Path(found)
+
+
+def free_ports() -> flags.Ports:
+    """Three ports of 127.0.0.1 that nobody holds.
+
+    They lie below the range the kernel takes outgoing ports from: while the API server is down, a client that tries
+    again and again could otherwise be given the server's own port, and keep it from coming back.
+    """
+    lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(10000, lowest_outgoing if lowest_outgoing > 12000 else 32768)
+    found: list[int] = []
+    while len(found) < 3:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", random.choice(candidates)))
+            except OSError:
+                continue
+            found.append(probe.getsockname()[1])
+    return flags.Ports(*found)
