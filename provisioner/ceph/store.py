@@ -1,0 +1,188 @@
+"""The door of the Ceph store: each step of the core, on the right connection and pool, with its errors in the core's words."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import rados
+
+from provisioner.ceph import capacity, headers, images, marks, salvage, trash, users
+from provisioner.ceph.cluster import Clusters, Connection
+from provisioner.ceph.errors import CEPH_ERRORS, explained
+from provisioner.ceph.registry import LAPSE, Registry
+from provisioner.core.errors import ProvisionerError
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import (
+    Blueprint,
+    Capacity,
+    Credentials,
+    Found,
+    Grant,
+    Page,
+    Stranger,
+    Volume,
+    Wreck,
+)
+
+_Key = tuple[Place, Credentials | None]
+
+
+class CephStore:
+    """Implements `core.ports.VolumeStore`. Every place it touches is remembered for the heartbeat and the purge."""
+
+    def __init__(self, clusters: Clusters) -> None:
+        self._clusters = clusters
+        self._registries: dict[_Key, tuple[Connection, Registry]] = {}
+        self._lock = threading.Lock()
+        self._cookie = uuid.uuid4().hex
+
+    def find(self, volume: VolumeId, credentials: Credentials | None, *, thorough: bool = True) -> Found:
+        """Tell what the name holds."""
+        with self._at(volume.place, credentials) as (_, pool):
+            return images.find(pool, volume, thorough=thorough)
+
+    def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
+        """Make and mark the image; None if the name was taken."""
+        with self._enrolled(plan.id.place, credentials) as (_, pool, _registry):
+            return images.make(pool, plan)
+
+    def adopt(self, stranger: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
+        """Mark an image that a killed create left without its mark."""
+        with self._enrolled(plan.id.place, credentials) as (_, pool, _registry):
+            images.adopt(pool, stranger, plan)
+
+    def salvage(self, wreck: Wreck, credentials: Credentials | None) -> None:
+        """Finish or undo what a killed operation left."""
+        with self._enrolled(wreck.id.place, credentials) as (_, pool, registry):
+            salvage.salvage(pool, registry, wreck)
+
+    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
+        """Grow the image to `size` bytes."""
+        with self._enrolled(volume.id.place, credentials) as (_, pool, _registry):
+            images.resize(pool, volume, size)
+
+    def discard(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Move the image to the trash."""
+        with self._enrolled(volume.id.place, credentials) as (_, pool, registry):
+            trash.discard(pool, registry, volume.id, volume.image_id)
+
+    def mark_published(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Note on the image that it was handed out."""
+        with self._at(volume.id.place, credentials) as (_, pool), explained(f"marking image {volume.id}"):
+            headers.write_metadata(pool, volume.image_id, {marks.PUBLISHED: volume.image_id})
+
+    def page(self, place: Place, after: str, limit: int, credentials: Credentials | None) -> Page:
+        """List our volumes in order of internal id."""
+        with self._at(place, credentials) as (_, pool), explained(f"listing {place}"):
+            entries = headers.omap_page(pool, headers.DIRECTORY, f"id_{after}" if after else "", "id_", limit)
+            ids = [key.removeprefix("id_") for key in entries]
+            volumes = [volume for image_id in ids if (volume := _listed(pool, place, image_id))]
+        return Page(volumes, ids[-1] if len(ids) == limit else "")
+
+    def capacity(self, place: Place, data_pool: str, credentials: Credentials | None) -> Capacity:
+        """Tell what the pool (or the data pool) can still give."""
+        with self._clusters.connection(place.cluster, credentials) as connection:
+            return capacity.capacity(connection, data_pool or place.pool)
+
+    def grant(self, volume: Volume, credentials: Credentials | None) -> Grant:
+        """Give the volume's own user."""
+        with (
+            self._at(volume.id.place, credentials) as (connection, pool),
+            explained(f"minting a user for {volume.id}"),
+        ):
+            return Grant(users.monitors(connection), users.grant(connection, pool, volume))
+
+    def revoke(self, volume: VolumeId, user: str, credentials: Credentials | None) -> None:
+        """Take a volume's user away."""
+        with self._clusters.connection(volume.place.cluster, credentials) as connection:
+            users.revoke(connection, user)
+
+    def monitors(self, cluster: str, credentials: Credentials | None) -> list[str]:
+        """Where a kernel client finds the cluster."""
+        with self._clusters.connection(cluster, credentials) as connection:
+            return users.monitors(connection)
+
+    def places(self) -> list[Place]:
+        """Every place that was worked in since the start."""
+        with self._lock:
+            return sorted({place for place, _ in self._registries}, key=str)
+
+    def visit(self, place: Place, credentials: Credentials | None = None) -> None:
+        """Enrol in the place: from now on its trash is purged, and dead predecessors of this process are fenced."""
+        with self._enrolled(place, credentials):
+            pass
+
+    def purge(self, pace: Callable[[], bool]) -> dict[Place, trash.Purge]:
+        """Walk through the trash of every place worked in; `pace` waits between two images, False ends the walk."""
+        done = {}
+        for place, credentials in self._keys():
+            with self._at(place, credentials) as (_, pool):
+                done[place] = trash.purge(pool, self._cookie, pace)
+        return done
+
+    def backlog(self, place: Place) -> int:
+        """How many deleted images of ours still wait in the trash of the place."""
+        credentials = next((key[1] for key in self._keys() if key[0] == place), None)
+        with self._at(place, credentials) as (_, pool):
+            return trash.backlog(pool)
+
+    def heartbeat(self, stop: threading.Event) -> None:
+        """Renew this process's enrolments until `stop`; a place that can't be reached is tried again next time."""
+        while not stop.wait(LAPSE / 3):
+            for key in self._keys():
+                self._quietly(key, Registry.renew)
+
+    def leave(self) -> None:
+        """Take this process off every list: a clean end needs no fence."""
+        for key in self._keys():
+            self._quietly(key, Registry.leave)
+        with self._lock:
+            self._registries.clear()
+
+    def _quietly(self, key: _Key, step: Callable[[Registry, rados.Ioctx], None]) -> None:
+        with self._lock:
+            enrolled = self._registries.get(key)
+        if enrolled is None or enrolled[0].retired:
+            return
+        try:
+            with enrolled[0].used() as connection, connection.pool(key[0]) as pool:
+                step(enrolled[1], pool)
+        except (ProvisionerError, *CEPH_ERRORS):
+            return
+
+    def _keys(self) -> list[_Key]:
+        with self._lock:
+            return list(self._registries)
+
+    @contextmanager
+    def _at(self, place: Place, credentials: Credentials | None) -> Iterator[tuple[Connection, rados.Ioctx]]:
+        with (
+            self._clusters.connection(place.cluster, credentials) as connection,
+            connection.pool(place) as pool,
+        ):
+            yield connection, pool
+
+    @contextmanager
+    def _enrolled(self, place: Place, credentials: Credentials | None) -> Iterator[tuple[Connection, rados.Ioctx, Registry]]:
+        with self._at(place, credentials) as (connection, pool):
+            yield connection, pool, self._registry(connection, pool, (place, credentials))
+
+    def _registry(self, connection: Connection, pool: rados.Ioctx, key: _Key) -> Registry:
+        with self._lock:
+            known = self._registries.get(key)
+        if known and known[0] is connection:
+            return known[1]
+        registry = Registry(connection)
+        registry.enrol(pool)
+        with self._lock:
+            self._registries[key] = (connection, registry)
+        return registry
+
+
+def _listed(pool: rados.Ioctx, place: Place, image_id: str) -> Volume | None:
+    header = headers.read_header(pool, image_id)
+    name = headers.listed_name(pool, image_id)
+    if header is None or name is None or not marks.is_ours(header) or marks.is_dying(header):
+        return None
+    return marks.read_volume(VolumeId(place, name), header)

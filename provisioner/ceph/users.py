@@ -1,0 +1,81 @@
+"""A cephx user per volume: it opens that image and no other, and bears the image's internal id in its name.
+
+The caps name whole object prefixes. Data objects end their id with a dot, so no longer id can match; headers and object maps
+do not, hence an id that begins another listed id (about once in 10^9 images) is refused a user of its own.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import rados
+
+from provisioner.ceph import headers
+from provisioner.ceph.cluster import Connection
+from provisioner.core.errors import InvalidRequest, NotFound, Unsupported
+from provisioner.core.model import Credentials, Volume
+
+PREFIX = "cp-"
+"""Opens the name of every user that we give out; our own rights to mint and remove users end at this prefix."""
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]")
+_MON_CAPS = "profile rbd"
+
+
+def user_name(volume: Volume, pool_id: int) -> str:
+    """Name the user of a volume (without `client.`): readable, and never again the same for a re-made image."""
+    return f"{PREFIX}{_UNFIT.sub('_', volume.id.image)}.{pool_id:x}-{volume.image_id}"
+
+
+def osd_caps(volume: Volume) -> str:
+    """What the user may do with objects."""
+    place, image_id = volume.id.place, volume.image_id
+    own = _where(place.pool, place.namespace)
+    data = _where(volume.data_pool or place.pool, place.namespace)
+    clauses = [
+        f"allow rwx {data} object_prefix rbd_data.{_data_id(volume)}{image_id}.",
+        f"allow rwx {own} object_prefix rbd_header.{image_id}",
+        f"allow rwx {own} object_prefix rbd_object_map.{image_id}",
+        f"allow rx {own} object_prefix rbd_id.{volume.id.image}",
+    ]
+    return ", ".join(clauses)
+
+
+def grant(connection: Connection, pool: rados.Ioctx, volume: Volume) -> Credentials:
+    """Make the volume's user, or give the one made before. A few milliseconds of the monitor's time."""
+    if longer := headers.longer_ids(pool, volume.image_id):
+        raise Unsupported(f"the id of {volume.id} begins that of image {longer[0]}: delete and make it again")
+    user = user_name(volume, pool.get_pool_id())
+    caps = ["mon", _MON_CAPS, "osd", osd_caps(volume)]
+    answer = connection.command("auth get-or-create", entity=f"client.{user}", caps=caps)
+    (entry,) = msgspec.json.decode(answer, type=list[dict[str, Any]])
+    return Credentials(user, entry["key"])
+
+
+def revoke(connection: Connection, user: str) -> None:
+    """Remove a user that we gave out; gone already is fine."""
+    if not user.startswith(PREFIX):
+        raise InvalidRequest("user", user, f"only users that begin with {PREFIX} are ours to remove")
+    try:
+        connection.command("auth del", entity=f"client.{user}")
+    except NotFound:
+        return
+
+
+def monitors(connection: Connection) -> list[str]:
+    """Addresses of the monitors as "host:port", of the protocol that every kernel client speaks (v1) where there is one."""
+    monmap = msgspec.json.decode(connection.command("mon dump"))
+    return [_address(mon["public_addrs"]["addrvec"]) for mon in monmap["mons"]]
+
+
+def _address(vector: Sequence[dict[str, Any]]) -> str:
+    by_type = {entry["type"]: str(entry["addr"]) for entry in vector}
+    return by_type.get("v1") or next(iter(by_type.values()))
+
+
+def _where(pool: str, namespace: str) -> str:
+    return f"pool={pool} namespace={namespace}" if namespace else f"pool={pool}"
+
+
+def _data_id(volume: Volume) -> str:
+    return ""

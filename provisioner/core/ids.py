@@ -1,0 +1,84 @@
+"""Names and ids: pure functions, so that a request's name is its identity and nothing has to be remembered.
+
+An image is named as the request, if that is a name an image and every id made from it can bear; else by a hash.
+A volume id is `<cluster>/<pool>[/<rados namespace>]/<image>`: no part may hold `/` or `@`, so parsing has one answer.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from provisioner.core.errors import InvalidRequest, NotFound
+
+ID_BYTES = 128
+"""The longest id that CSI carries (spec, "Size limits")."""
+
+_SNAPSHOT_ROOM = 48
+"""Bytes that `@<snapshot>.<image id>` may need behind a volume id."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PART = re.compile(r"[^/@\x00-\x1f\x7f]+")
+HASHED = "cp-"
+"""Opens the image name of a request whose own name can't be one."""
+RESERVED = (HASHED, "cp.")
+"""Names with these prefixes are ours to give; a request that uses one is named by hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where images live: a cluster of the config file, a pool in it, a RADOS namespace in that ("" is the default one)."""
+
+    cluster: str
+    pool: str
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.cluster, self.pool, self.namespace) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeId:
+    """One image by name: the handle that askers keep."""
+
+    place: Place
+    image: str
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.image}"
+
+    @classmethod
+    def parse(cls, text: str) -> "VolumeId":
+        """Read an id back. Raises NotFound for text that can't name anything."""
+        parts = text.split("/")
+        if len(parts) not in (3, 4) or not all(_PART.fullmatch(part) for part in parts):
+            raise NotFound(f"volume {text!r}")
+        cluster, pool, *namespace, image = parts
+        return cls(Place(cluster, pool, *namespace), image)
+
+
+def check_place(place: Place) -> Place:
+    """Return `place` if ids can be made from it. Raises InvalidRequest with the offending field."""
+    for field, value in (
+        ("clusterID", place.cluster),
+        ("pool", place.pool),
+        ("radosNamespace", place.namespace),
+    ):
+        if not _PART.fullmatch(value) and (value or field != "radosNamespace"):
+            raise InvalidRequest(field, value, "must not be empty nor hold '/', '@' or control characters")
+    if len(_id_bytes(place, HASHED + 32 * "x")) + _SNAPSHOT_ROOM > ID_BYTES:
+        raise InvalidRequest("pool", place.pool, f"with cluster and namespace leaves no room in ids of {ID_BYTES} bytes")
+    return place
+
+
+def image_name(place: Place, request: str) -> str:
+    """Name the image for a request's name: itself where it can be, else `cp-` and 32 hex digits of its hash."""
+    if not request:
+        raise InvalidRequest("name", request, "must not be empty")
+    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
+    if plain and len(_id_bytes(place, request)) + _SNAPSHOT_ROOM <= ID_BYTES:
+        return request
+    return HASHED + hashlib.sha256(request.encode()).hexdigest()[:32]
+
+
+def _id_bytes(place: Place, image: str) -> bytes:
+    return str(VolumeId(place, image)).encode()

@@ -1,0 +1,181 @@
+"""The values that front ends and stores exchange with the core. Sizes are bytes; everything is frozen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from provisioner.core.errors import InvalidRequest, OutOfRange
+from provisioner.core.ids import Place, VolumeId
+
+MIB = 1 << 20
+LARGEST = (1 << 50) - MIB
+"""The largest image, in bytes: above a PiB object maps, file systems and the kernel's own limits give out one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A cephx user (without `client.`) and its key. The key never shows in a repr, a log or an error."""
+
+    user: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRange:
+    """What the asker needs: at least `required` bytes and, unless 0, at most `limit` bytes."""
+
+    required: int
+    limit: int = 0
+
+    def choose(self) -> int:
+        """Give the size to make: `required` rounded up to MiB. Raises OutOfRange where none fits."""
+        if self.required <= 0 or self.limit < 0:
+            raise OutOfRange("size", self.required, "must be at least 1 byte")
+        size = -(-self.required // MIB) * MIB
+        if size > LARGEST:
+            raise OutOfRange("size", self.required, f"the largest image is {LARGEST} bytes")
+        if self.limit and size > self.limit:
+            raise OutOfRange("size", self.required, f"rounded up to MiB is over the limit of {self.limit} bytes")
+        return size
+
+    def admits(self, size: int) -> bool:
+        """Tell whether an image of `size` bytes satisfies the asker."""
+        return size >= self.required and (not self.limit or size <= self.limit)
+
+
+FEATURES = ("layering", "exclusive-lock", "object-map", "fast-diff", "deep-flatten")
+"""Image features that can be asked for: all that the kernel maps. `journaling` it does not."""
+_NEEDS = {"object-map": "exclusive-lock", "fast-diff": "object-map"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an image is laid out in RADOS; zero and "" mean the cluster's default. Units: bytes."""
+
+    features: frozenset[str] = frozenset(FEATURES)
+    data_pool: str = ""
+    object_size: int = 0
+    stripe_unit: int = 0
+    stripe_count: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_features()
+        self._check_striping()
+
+    def _check_features(self) -> None:
+        shown = ",".join(sorted(self.features))
+        for feature in sorted(self.features):
+            if feature == "journaling":
+                raise InvalidRequest("imageFeatures", shown, "the kernel can't map an image with journaling")
+            if feature not in FEATURES:
+                raise InvalidRequest("imageFeatures", shown, f"unknown feature {feature}; known: {', '.join(FEATURES)}")
+            if feature in _NEEDS and _NEEDS[feature] not in self.features:
+                raise InvalidRequest("imageFeatures", shown, f"{feature} needs {_NEEDS[feature]}")
+
+    def _check_striping(self) -> None:
+        size = self.object_size
+        if size and (size & (size - 1) or not 4096 <= size <= 32 * MIB):
+            raise InvalidRequest("objectSize", size, "must be a power of two between 4096 and 33554432 bytes")
+        if bool(self.stripe_unit) != bool(self.stripe_count):
+            raise InvalidRequest("stripeUnit", self.stripe_unit, "stripeUnit and stripeCount go together")
+        if self.stripe_unit and (self.stripe_unit < 512 or (size or 4 * MIB) % self.stripe_unit):
+            raise InvalidRequest("stripeUnit", self.stripe_unit, "must divide objectSize and be 512 bytes or more")
+        if not 0 <= self.stripe_count <= 1024:
+            raise InvalidRequest("stripeCount", self.stripe_count, "must be between 1 and 1024")
+
+    def described(self) -> dict[str, str]:
+        """Words for comparing and keeping: what was asked for, the defaults left out."""
+        told = {
+            "imageFeatures": ",".join(sorted(self.features)),
+            "dataPool": self.data_pool,
+            "objectSize": str(self.object_size or ""),
+            "stripeUnit": str(self.stripe_unit or ""),
+            "stripeCount": str(self.stripe_count or ""),
+        }
+        return {key: value for key, value in told.items() if value or key == "imageFeatures"}
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """One volume to be made, once. `labels` describe it to people and sweeps; they are not part of its identity."""
+
+    name: str
+    place: Place
+    size: SizeRange
+    layout: Layout = Layout()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    credentials: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """A checked request: what the store has to make, and how it knows it again."""
+
+    id: VolumeId
+    name: str
+    size: int
+    layout: Layout
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """An image that is ours and complete. `image_id` is Ceph's internal id: it tells a re-made name from its predecessor."""
+
+    id: VolumeId
+    image_id: str
+    name: str
+    size: int
+    asked: Mapping[str, str]
+    labels: Mapping[str, str]
+    created: str
+    published: bool = False
+
+    @property
+    def data_pool(self) -> str:
+        """The pool of the data objects, "" if it is the image's own."""
+        return self.asked.get("dataPool", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """An image under the name that bears no mark of ours: made by hand, or by a create that died before its mark."""
+
+    id: VolumeId
+    image_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wreck:
+    """Pieces that a killed create, move to the trash or delete left under the name; `dying` when a delete was meant."""
+
+    id: VolumeId
+    image_id: str
+    dying: bool
+
+
+Found = Volume | Stranger | Wreck | None
+"""What a store finds under a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing; `after` continues it and is "" at the end."""
+
+    volumes: Sequence[Volume]
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a pool can still give, in bytes: the pool's own estimate, capped by its quota."""
+
+    available: int
+    largest: int = LARGEST
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a client needs to map a volume: where, and a key that opens it and nothing else."""
+
+    monitors: Sequence[str]
+    credentials: Credentials

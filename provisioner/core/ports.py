@@ -1,0 +1,59 @@
+"""What the core needs of a store. `provisioner.ceph` has one; a test may have another.
+
+Every method blocks, is bounded in time by the store, and raises errors of `provisioner.core.errors` only.
+"""
+
+from typing import Protocol
+
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import (
+    Blueprint,
+    Capacity,
+    Credentials,
+    Found,
+    Grant,
+    Page,
+    Stranger,
+    Volume,
+    Wreck,
+)
+
+
+class VolumeStore(Protocol):
+    """Images under names. Credentials, where given, replace the cluster's own."""
+
+    def find(self, volume: VolumeId, credentials: Credentials | None, *, thorough: bool = True) -> Found:
+        """Tell what the name holds now; changes nothing. Not `thorough`, it may take for absent what `make` stumbles on."""
+
+    def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
+        """Make and mark the image; None if the name was taken meanwhile."""
+
+    def adopt(self, stranger: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
+        """Mark an unmarked image if it is exactly what `make` would have left; else AlreadyExists."""
+
+    def salvage(self, wreck: Wreck, credentials: Credentials | None) -> None:
+        """Finish or undo what a killed operation left. Unavailable while its author may still be alive."""
+
+    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
+        """Grow the image to `size` bytes."""
+
+    def discard(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Take the image off its name, at a cost that doesn't depend on its size. InUse, HasDependants."""
+
+    def mark_published(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Note on the image that it was handed out: from now on no sweep may take it."""
+
+    def page(self, place: Place, after: str, limit: int, credentials: Credentials | None) -> Page:
+        """List our volumes in order of internal id, at most `limit` names read at once."""
+
+    def capacity(self, place: Place, data_pool: str, credentials: Credentials | None) -> Capacity:
+        """Tell what can still be made there."""
+
+    def grant(self, volume: Volume, credentials: Credentials | None) -> Grant:
+        """Give a user that opens this volume and no other; the same one each time."""
+
+    def revoke(self, volume: VolumeId, user: str, credentials: Credentials | None) -> None:
+        """Take a granted user away; gone already is fine, a name that isn't ours to give is InvalidRequest."""
+
+    def monitors(self, cluster: str, credentials: Credentials | None) -> list[str]:
+        """Addresses for a kernel client, as "host:port"."""

@@ -1,0 +1,169 @@
+"""What may be done with a volume: the use cases that every front end calls.
+
+Each tells its story in terms of the store's steps and is safe to repeat, to interrupt and to race: a request's name is
+its identity, the image says what it is, and whoever meets another's half-done work finishes or undoes it.
+"""
+
+from collections.abc import Iterator
+
+from provisioner.core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, OutOfRange, Unavailable
+from provisioner.core.ids import Place, VolumeId, check_place, image_name
+from provisioner.core.model import (
+    Blueprint,
+    Capacity,
+    CreateRequest,
+    Credentials,
+    Grant,
+    SizeRange,
+    Stranger,
+    Volume,
+    Wreck,
+)
+from provisioner.core.ports import VolumeStore
+from provisioner.core.single_flight import Operation, SingleFlight
+
+_ROUNDS = 5
+"""Obstacles that one request removes (a wreck, a race lost) before it lets its asker come again."""
+
+_PAGE = 500
+
+
+class Volumes:
+    """The use cases over one store."""
+
+    def __init__(self, store: VolumeStore, flights: SingleFlight | None = None) -> None:
+        self._store = store
+        self._flights = flights or SingleFlight()
+
+    def create(self, request: CreateRequest) -> Volume:
+        """Make the volume, or give the one that an equal request made before.
+
+        Raises InvalidRequest, AlreadyExists (the name is taken by something else), OutOfSpace, Denied, Unavailable.
+        """
+        plan = plan_for(request)
+        identity = (plan.name, request.size, plan.layout, request.credentials)
+        return self._flights.run("create", str(plan.id), identity, lambda: self._create(plan, request))
+
+    def get(self, volume: VolumeId, credentials: Credentials | None = None) -> Volume:
+        """Give the volume as Ceph has it now. NotFound for what isn't a complete volume of ours."""
+        found = self._store.find(volume, credentials)
+        if not isinstance(found, Volume):
+            raise NotFound(f"volume {volume}")
+        return found
+
+    def volumes(self, place: Place, credentials: Credentials | None = None) -> Iterator[Volume]:
+        """All volumes of a place, read in pages while the caller consumes them."""
+        after = ""
+        while True:
+            page = self._store.page(place, after, _PAGE, credentials)
+            yield from page.volumes
+            if not (after := page.after):
+                return
+
+    def expand(self, volume: VolumeId, size: SizeRange, credentials: Credentials | None = None) -> Volume:
+        """Grow the volume to `size.required` bytes, rounded up to MiB. One that is large enough is left as it is."""
+        return self._flights.run("expand", str(volume), (size, credentials), lambda: self._expand(volume, size, credentials))
+
+    def delete(self, volume: VolumeId, credentials: Credentials | None = None, image_id: str = "") -> None:
+        """Take the volume away; gone already is success. With `image_id`, only if the name still means that image.
+
+        Raises InUse, HasDependants, and AlreadyExists for an image that isn't ours.
+        """
+        self._flights.run(
+            "delete",
+            str(volume),
+            (image_id, credentials),
+            lambda: self._delete(volume, credentials, image_id),
+        )
+
+    def publish(self, volume: Volume, credentials: Credentials | None = None) -> Grant:
+        """Hand the volume out: a key that opens it alone, and a note on the image that no sweep may take it any more."""
+        grant = self._store.grant(volume, credentials)
+        if not volume.published:
+            self._store.mark_published(volume, credentials)
+        return grant
+
+    def mark_published(self, volume: Volume, credentials: Credentials | None = None) -> None:
+        """Note on the image that it was handed out, where the asker brings a user of its own."""
+        if not volume.published:
+            self._store.mark_published(volume, credentials)
+
+    def revoke(self, volume: VolumeId, user: str, credentials: Credentials | None = None) -> None:
+        """Take back what `publish` granted. Gone already is success."""
+        self._store.revoke(volume, user, credentials)
+
+    def monitors(self, cluster: str, credentials: Credentials | None = None) -> list[str]:
+        """Where a kernel client finds the cluster."""
+        return self._store.monitors(cluster, credentials)
+
+    def capacity(self, place: Place, data_pool: str = "", credentials: Credentials | None = None) -> Capacity:
+        """What can still be made in the place, in bytes."""
+        return self._store.capacity(check_place(place), data_pool, credentials)
+
+    def operations(self) -> list[Operation]:
+        """What runs now, oldest first."""
+        return self._flights.operations()
+
+    def _create(self, plan: Blueprint, request: CreateRequest) -> Volume:
+        for attempt in range(_ROUNDS):
+            found = self._store.find(plan.id, request.credentials, thorough=attempt > 0)
+            if isinstance(found, Volume):
+                return same_as_asked(found, plan, request.size)
+            if isinstance(found, Wreck):
+                self._store.salvage(found, request.credentials)
+            elif isinstance(found, Stranger):
+                self._store.adopt(found, plan, request.credentials)
+            elif (made := self._store.make(plan, request.credentials)) is not None:
+                return made
+        raise Unavailable(f"{plan.id} kept changing under {_ROUNDS} attempts")
+
+    def _expand(self, volume: VolumeId, size: SizeRange, credentials: Credentials | None) -> Volume:
+        found = self.get(volume, credentials)
+        wanted = size.choose()
+        if size.limit and found.size > size.limit:
+            raise OutOfRange("limit", size.limit, f"{volume} has {found.size} bytes already")
+        if found.size < wanted:
+            self._store.resize(found, wanted, credentials)
+            found = self.get(volume, credentials)
+        return found
+
+    def _delete(self, volume: VolumeId, credentials: Credentials | None, image_id: str) -> None:
+        for _ in range(_ROUNDS):
+            found = self._store.find(volume, credentials)
+            if found is None or (image_id and found.image_id != image_id):
+                return
+            if isinstance(found, Stranger):
+                raise AlreadyExists(f"image {volume}", ["it bears no mark of ours, so it is not ours to delete"])
+            if isinstance(found, Wreck):
+                self._store.salvage(found, credentials)
+            else:
+                self._store.discard(found, credentials)
+                return
+        raise Conflict(str(volume), f"it kept changing under {_ROUNDS} attempts to delete it")
+
+
+def plan_for(request: CreateRequest) -> Blueprint:
+    """Check a request and name its image. Raises InvalidRequest with the field and value at fault."""
+    if len(request.name.encode()) > 256:
+        raise InvalidRequest("name", request.name, "is longer than 256 bytes")
+    place = check_place(request.place)
+    image = VolumeId(place, image_name(place, request.name))
+    return Blueprint(image, request.name, request.size.choose(), request.layout, request.labels)
+
+
+def same_as_asked(found: Volume, plan: Blueprint, size: SizeRange) -> Volume:
+    """Give `found` if it is what the plan would have made; AlreadyExists names each difference."""
+    asked = plan.layout.described()
+    differs = [
+        f"{key} is {found.asked.get(key, '')!r}, asked for {asked.get(key, '')!r}"
+        for key in sorted(asked.keys() | found.asked.keys())
+        if asked.get(key) != found.asked.get(key)
+    ]
+    if found.name != plan.name:
+        differs.append(f"it was made for the name {found.name!r}")
+    if not size.admits(found.size):
+        bound = f"at most {size.limit}" if size.limit and found.size > size.limit else f"at least {size.required}"
+        differs.append(f"size is {found.size} bytes, asked for {bound}")
+    if differs:
+        raise AlreadyExists(f"volume {found.id}", differs)
+    return found
