@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +122,7 @@ def _write_module(pin: Pin, work: Path) -> None:
 
 def module_text(pin: Pin, theirs: Mapping[str, Any]) -> str:
     """The go.mod of a module that builds `theirs` (k8s.io/kubernetes' go.mod as `go mod edit -json` prints it)."""
-    staging = sorted(
-        one["Old"]["Path"] for one in theirs["Replace"] or () if one["New"]["Path"].startswith("./staging/")
-    )
+    staging = sorted(one["Old"]["Path"] for one in theirs["Replace"] or () if one["New"]["Path"].startswith("./staging/"))
     required = {one["Path"]: one["Version"] for one in theirs["Require"]}
     required |= dict.fromkeys(staging, pin.staging) | {MODULE: pin.release}
     lines = ["module hyperkube", f"go {theirs['Go']}"]
@@ -165,15 +164,24 @@ def _link_flags(pin: Pin) -> str:
 def _compile(pin: Pin, work: Path, total: int, say: Say) -> None:
     command = ["nice", "-n", "10", "go", "build", "-v", "-mod=mod", "-trimpath", "-buildvcs=false"]
     command += ["-ldflags", _link_flags(pin), "-o", "hyperkube", "."]
-    started = said = time.monotonic()
-    compiled, tail = 0, list[str]()
     with subprocess.Popen(command, cwd=work, env=_environment(pin), stderr=subprocess.PIPE, text=True) as build:
-        assert build.stderr is not None
-        for line in build.stderr:  # -v says one import path per package compiled, and errors as they come
-            compiled += 1
-            tail = [*tail[-19:], line]
-            if (now := time.monotonic()) - said >= SECONDS_BETWEEN_WORDS:
-                said = now
-                say(f"Kubernetes {pin.release}: {compiled} of up to {total} packages compiled, {now - started:.0f} s")
+        try:
+            last_words = _follow(build.stderr or (), f"Kubernetes {pin.release}", total, say)
+        except BaseException:
+            build.terminate()
+            raise
     if build.returncode:
-        raise BuildError(f"go build ended with {build.returncode}:\n{''.join(tail)}")
+        raise BuildError(f"go build ended with {build.returncode}:\n{last_words}")
+
+
+def _follow(lines: Iterable[str], what: str, total: int, say: Say) -> str:
+    """Say now and then how far a `go build -v` is: it prints a line per package. Returns the last lines."""
+    started = said = time.monotonic()
+    last = deque[str](maxlen=20)
+    for compiled, line in enumerate(lines, start=1):
+        last.append(line)
+        now = time.monotonic()
+        if now - said >= SECONDS_BETWEEN_WORDS:
+            said = now
+            say(f"{what}: {compiled} of up to {total} packages compiled, {now - started:.0f} s")
+    return "".join(last)

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from .build import BuildError, Pin, hyperkube, pins
 from .cluster import DAEMONS, Cluster, ClusterError, Settings, free_ports, program
+from .pki import CertificateError
 from .processes import StillRunningError
 
 DESCRIPTION = """\
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (BuildError, ClusterError, StillRunningError) as error:
+    except (BuildError, CertificateError, ClusterError, StillRunningError, OSError) as error:
         say(f"dev-kubernetes: {error}")
         return 1
     except KeyboardInterrupt:

@@ -35,6 +35,10 @@ extendedKeyUsage = clientAuth
 """
 
 
+class CertificateError(Exception):
+    """openssl failed; the text is what it said."""
+
+
 def make(directory: Path) -> None:
     """Fill `directory` with ca, server, user certificates and the service accounts' key, unless it is there."""
     if directory.exists():
@@ -76,4 +80,6 @@ def _sign(work: Path, name: str, subject: str, kind: str, *, authority: str | No
 
 
 def _openssl(work: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=work, check=True, stderr=subprocess.PIPE)
+    done = subprocess.run(["openssl", *words], cwd=work, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise CertificateError(f"openssl {words[0]} failed: {done.stderr}")
