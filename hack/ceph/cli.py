@@ -1,0 +1,201 @@
+"""The command line of hack/dev-ceph."""
+
+import argparse
+import fcntl
+import json
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+from uuid import uuid4
+
+import rados
+import rbd
+
+from hack.kubernetes.processes import StillRunningError
+
+from .admin import CommandError
+from .cluster import Cluster, ClusterError
+from .files import Settings, free_port
+from .packages import missing
+
+DESCRIPTION = """\
+A Ceph cluster in one directory, on loopback: monitor, manager, an OSD on a sparse file, radosgw on request.
+Root or not, several at once in different directories, about two seconds to start.
+"""
+EPILOG = """\
+The last line on stdout of `start` is JSON: {"conf": FILE, "keyring": FILE, "user": "provisioner", "pool": NAME,
+"fsid": ID, "monitors": ["127.0.0.1:PORT"]}, and with --rgw "gateway": URL. All else goes to stderr.
+The administrator's key lies beside: `ceph -c DIR/ceph.conf -s`.
+"""
+LOCK = "dev-ceph.lock"
+_POOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_UNITS = {"M": 20, "G": 30, "T": 40}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status says whether it worked."""
+    signal.signal(signal.SIGTERM, _leave)  # so that what a start began is ended, as on Ctrl-C
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (ClusterError, CommandError, StillRunningError, rados.Error, rbd.Error) as error:
+        say(f"dev-ceph: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def say(text: str) -> None:
+    """Tell the person in front of it."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _leave(*_: object) -> NoReturn:
+    raise SystemExit(143)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dev-ceph",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    start = commands.add_parser("start", help="bring up a cluster, or what of it has died")
+    start.add_argument("dir", type=Path, metavar="DIR")
+    _add_settings(start)
+    start.set_defaults(run=_start)
+
+    stop = commands.add_parser("stop", help="end a cluster's daemons")
+    stop.add_argument("dir", type=Path, metavar="DIR")
+    stop.add_argument("--purge", action="store_true", help="and remove DIR")
+    stop.set_defaults(run=_stop)
+
+    status = commands.add_parser("status", help="a line per daemon; exit status 1 if one does not run")
+    status.add_argument("dir", type=Path, metavar="DIR")
+    status.set_defaults(run=_status)
+
+    restart = commands.add_parser("restart-daemon", help="end one daemon if it runs, and start it")
+    restart.add_argument("dir", type=Path, metavar="DIR")
+    restart.add_argument("daemon", metavar="NAME", help="mon.a, mgr.x, osd.0 or client.rgw.x")
+    restart.set_defaults(run=_restart)
+    return parser
+
+
+def _add_settings(start: argparse.ArgumentParser) -> None:
+    start.add_argument("--pool", action="append", type=_pool, metavar="NAME", help="repeatable; default: rbd")
+    start.add_argument("--size", type=_bytes, metavar="SIZE", help="of the OSD when it is made; default: 10G")
+    start.add_argument("--rgw", action="store_true", help="run radosgw, too")
+    start.add_argument(
+        "--users",
+        action=argparse.BooleanOptionalAction,
+        help="let client.provisioner make a cephx user per volume (default)",
+    )
+
+
+def _pool(text: str) -> str:
+    if not _POOL.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a pool's name is made of letters, digits, _, . and -")
+    return text
+
+
+def _bytes(text: str) -> int:
+    number, unit = text[:-1], text[-1:].upper()
+    if not number.isdigit() or unit not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r}: a size is a number and M, G or T")
+    return int(number) << _UNITS[unit]
+
+
+def _start(options: argparse.Namespace) -> int:
+    home = options.dir.resolve()
+    if options.rgw and (lacking := missing("radosgw")):
+        raise ClusterError(f"not installed: apt-get install --no-install-recommends {' '.join(lacking)}")
+    with _locked(_claim(home)):
+        cluster = Cluster(home, _settings(home, options))
+        cluster.settings.save(home)
+        cluster.start(say)
+    print(json.dumps(cluster.client()), flush=True)
+    return 0
+
+
+def _claim(home: Path) -> Path:
+    """Make the directory, unless it is one of ours; never move into somebody else's."""
+    if home.exists() and any(home.iterdir()) and not (home / LOCK).exists():
+        raise ClusterError(f"{home} is not empty and holds no cluster")
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home
+
+
+def _settings(home: Path, options: argparse.Namespace) -> Settings:
+    """What DIR has, changed by what the command line says."""
+    kept = Settings.load(home)
+    if kept and options.size not in (None, kept.size):
+        raise ClusterError(f"{home} holds a cluster of another size: `stop --purge` it first")
+    settings = kept or Settings(
+        fsid=str(uuid4()),
+        msgr2=free_port(),
+        msgr1=free_port(),
+        gateway=0,
+        size=options.size or 10 << 30,
+        pools=tuple(options.pool or ["rbd"]),
+        users=True,
+    )
+    pools = tuple(dict.fromkeys([*settings.pools, *(options.pool or [])]))
+    gateway = settings.gateway or (free_port() if options.rgw else 0)
+    users = settings.users if options.users is None else options.users
+    return replace(settings, pools=pools, gateway=gateway, users=users)
+
+
+def _existing(home: Path) -> Cluster:
+    settings = Settings.load(home)
+    if settings is None:
+        raise ClusterError(f"{home} holds no cluster")
+    return Cluster(home, settings)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    home = options.dir.resolve()
+    cluster = _existing(home)
+    with _locked(home):
+        cluster.stop()
+        if options.purge:
+            shutil.rmtree(home)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    cluster = _existing(options.dir.resolve())
+    processes = {name: cluster.process(name) for name in cluster.daemons}
+    for name, process in processes.items():
+        if process:
+            usage = f"rss {process.resident >> 20} MiB, cpu {process.cpu_seconds:.1f} s"
+            print(f"{name}: pid {process.pid}, {usage}")
+        else:
+            print(f"{name}: not running")
+    return 0 if all(processes.values()) else 1
+
+
+def _restart(options: argparse.Namespace) -> int:
+    home = options.dir.resolve()
+    cluster = _existing(home)
+    if options.daemon not in cluster.daemons:
+        raise ClusterError(f"{home} runs no {options.daemon}")
+    with _locked(home):
+        cluster.restart(options.daemon, say)
+    return 0
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One command at a time changes a cluster."""
+    with (home / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
