@@ -98,6 +98,11 @@ class CephStore:
         with self._clusters.connection(volume.place.cluster, credentials) as connection:
             users.revoke(connection, user)
 
+    def withdraw(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Take away the volume's own user."""
+        with self._at(volume.id.place, credentials) as (connection, pool):
+            users.revoke(connection, users.user_name(volume, pool.get_pool_id()))
+
     def monitors(self, cluster: str, credentials: Credentials | None) -> list[str]:
         """Where a kernel client finds the cluster."""
         with self._clusters.connection(cluster, credentials) as connection:
@@ -108,18 +113,22 @@ class CephStore:
         with self._lock:
             return sorted({place for place, _ in self._registries}, key=str)
 
-    def visit(self, place: Place, credentials: Credentials | None = None) -> None:
+    def attend(self, place: Place, credentials: Credentials | None) -> None:
         """Enrol in the place: from now on its trash is purged, and dead predecessors of this process are fenced."""
         with self._enrolled(place, credentials):
             pass
 
-    def purge(self, pace: Callable[[], bool]) -> dict[Place, trash.Purge]:
-        """Walk through the trash of every place worked in; `pace` waits between two images, False ends the walk."""
-        done = {}
+    def purge(self, pace: Callable[[], bool]) -> Iterator[tuple[Place, trash.Purge | ProvisionerError]]:
+        """Walk through the trash of every place worked in; `pace` waits between two images, False ends the walk.
+
+        A place that can't be reached yields the reason, and does not keep the others waiting.
+        """
         for place, credentials in self._keys():
-            with self._at(place, credentials) as (_, pool):
-                done[place] = trash.purge(pool, self._cookie, pace)
-        return done
+            try:
+                with self._at(place, credentials) as (_, pool):
+                    yield place, trash.purge(pool, self._cookie, pace)
+            except ProvisionerError as error:
+                yield place, error
 
     def backlog(self, place: Place) -> int:
         """How many deleted images of ours still wait in the trash of the place."""

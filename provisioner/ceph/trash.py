@@ -6,6 +6,7 @@ remove a watched image. It needs no manager daemon, and goes on where a killed o
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import rados
@@ -116,7 +117,5 @@ def _lock(pool: rados.Ioctx, cookie: str) -> bool:
 
 
 def _unlock(pool: rados.Ioctx, cookie: str) -> None:
-    try:
+    with suppress(rados.ObjectNotFound):  # it lapsed during a long removal
         pool.unlock(_LOCK_OBJECT, _LOCK, cookie)
-    except rados.ObjectNotFound:
-        pass  # it lapsed during a long removal

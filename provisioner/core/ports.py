@@ -55,5 +55,11 @@ class VolumeStore(Protocol):
     def revoke(self, volume: VolumeId, user: str, credentials: Credentials | None) -> None:
         """Take a granted user away; gone already is fine, a name that isn't ours to give is InvalidRequest."""
 
+    def withdraw(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Take away the user that `grant` gives for this volume, whether or not it was given."""
+
+    def attend(self, place: Place, credentials: Credentials | None) -> None:
+        """Take up the background work of a place: purging what was deleted there, fencing dead predecessors."""
+
     def monitors(self, cluster: str, credentials: Credentials | None) -> list[str]:
         """Addresses for a kernel client, as "host:port"."""

@@ -15,6 +15,9 @@ from provisioner.core.errors import Conflict, Unavailable
 
 T = TypeVar("T")
 
+OnDone = Callable[[str, float, BaseException | None], None]
+"""Is told of the kind, the seconds and the failure of an operation."""
+
 
 @dataclass(slots=True)
 class Operation:
@@ -33,8 +36,9 @@ class Operation:
 class SingleFlight:
     """The operations of this process, by volume."""
 
-    def __init__(self, patience: float = 60.0) -> None:
-        self._patience = patience
+    def __init__(self, patience: float = 60.0, on_done: OnDone | None = None) -> None:
+        """`patience` bounds in seconds how long a twin waits; `on_done` hears of every operation that ended."""
+        self._patience, self._on_done = patience, on_done
         self._running: dict[str, Operation] = {}
         self._lock = threading.Lock()
 
@@ -63,16 +67,18 @@ class SingleFlight:
         try:
             result = work()
         except BaseException as error:
-            self._land(mine)
+            self._land(mine, error)
             mine.outcome.set_exception(error)
             raise
-        self._land(mine)
+        self._land(mine, None)
         mine.outcome.set_result(result)
         return result
 
-    def _land(self, mine: Operation) -> None:
+    def _land(self, mine: Operation, error: BaseException | None) -> None:
         with self._lock:
             del self._running[mine.volume]
+        if self._on_done is not None:
+            self._on_done(mine.kind, time.monotonic() - mine.started, error)
 
     def _join(self, running: Operation) -> Any:
         try:

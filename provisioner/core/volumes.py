@@ -88,6 +88,13 @@ class Volumes:
         if not volume.published:
             self._store.mark_published(volume, credentials)
 
+    def abandon(self, volume: VolumeId, credentials: Credentials | None = None) -> None:
+        """Undo what was made for a request that nobody waits for any more: its user first, whose name the image knows."""
+        found = self._store.find(volume, credentials)
+        if isinstance(found, Volume):
+            self._store.withdraw(found, credentials)
+        self.delete(volume, credentials)
+
     def revoke(self, volume: VolumeId, user: str, credentials: Credentials | None = None) -> None:
         """Take back what `publish` granted. Gone already is success."""
         self._store.revoke(volume, user, credentials)
@@ -99,6 +106,10 @@ class Volumes:
     def capacity(self, place: Place, data_pool: str = "", credentials: Credentials | None = None) -> Capacity:
         """What can still be made in the place, in bytes."""
         return self._store.capacity(check_place(place), data_pool, credentials)
+
+    def attend(self, place: Place, credentials: Credentials | None = None) -> None:
+        """Take up the background work of a place, without waiting for a request to lead there."""
+        self._store.attend(place, credentials)
 
     def operations(self) -> list[Operation]:
         """What runs now, oldest first."""

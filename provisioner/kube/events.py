@@ -212,8 +212,8 @@ def _event_name(told: _Told) -> str:
 
 
 def _shortened(message: str) -> str:
-    """At most as many bytes as an Event may have, cut between characters."""
-    encoded = message.encode()
-    if len(encoded) <= _LONGEST_MESSAGE:
-        return message
-    return encoded[: _LONGEST_MESSAGE - len(_CUT)].decode(errors="ignore") + _CUT
+    """At most as many bytes as an Event may have, cut between characters; what is no Unicode becomes a question mark."""
+    encoded = message.encode(errors="replace")
+    if len(encoded) > _LONGEST_MESSAGE:
+        return encoded[: _LONGEST_MESSAGE - len(_CUT)].decode(errors="ignore") + _CUT
+    return encoded.decode()

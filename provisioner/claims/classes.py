@@ -1,0 +1,98 @@
+"""From a StorageClass to a place in Ceph and the credentials to work there with."""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from provisioner.ceph.cluster import ClusterConfig
+from provisioner.claims.parameters import ClassParameters, SecretRef, read_parameters
+from provisioner.core.errors import InvalidRequest
+from provisioner.core.ids import Place
+from provisioner.core.model import Credentials
+from provisioner.kube.errors import Forbidden, NotFound
+from provisioner.kube.resources import SECRETS, Object
+from provisioner.kube.transport import Api
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """A StorageClass as the claims front end needs it."""
+
+    name: str
+    parameters: ClassParameters
+    place: Place
+    reclaim_policy: str
+    mount_options: tuple[str, ...]
+    expandable: bool
+
+    @property
+    def admin(self) -> str:
+        """Where the class' own credentials lie, as `user@namespace/name`; "" for the cluster's."""
+        secret = self.parameters.admin
+        return f"{self.parameters.admin_user}@{secret.namespace}/{secret.name}" if secret else ""
+
+
+class Classes:
+    """Resolves classes against the config file and reads their credentials."""
+
+    def __init__(self, api: Api, clusters: Callable[[], Mapping[str, ClusterConfig]]) -> None:
+        self._api, self._clusters = api, clusters
+
+    def resolve(self, storage_class: Object) -> Class:
+        """Check the class. Raises InvalidRequest with the parameter at fault."""
+        parameters = read_parameters(storage_class.get("parameters") or {})
+        return Class(
+            name=storage_class["metadata"]["name"],
+            parameters=parameters,
+            place=Place(self._cluster(parameters), parameters.pool, parameters.namespace),
+            reclaim_policy=storage_class.get("reclaimPolicy") or "Delete",
+            mount_options=tuple(storage_class.get("mountOptions") or ()),
+            expandable=bool(storage_class.get("allowVolumeExpansion")),
+        )
+
+    def credentials(self, admin: str) -> Credentials | None:
+        """Read the Secret that `Class.admin` names; None for the cluster's own credentials."""
+        if not admin:
+            return None
+        user, _, where = admin.partition("@")
+        namespace, _, name = where.partition("/")
+        return read_credentials(self._api, SecretRef(namespace, name), user)
+
+    def _cluster(self, parameters: ClassParameters) -> str:
+        known = self._clusters()
+        if parameters.cluster:
+            if parameters.cluster not in known:
+                raise InvalidRequest("parameters.clusterID", parameters.cluster, f"known clusters: {', '.join(sorted(known))}")
+            return parameters.cluster
+        if len(known) == 1:
+            return next(iter(known))
+        for name, config in known.items():
+            if set(parameters.monitors) & set(config.monitors):
+                return name
+        if parameters.monitors:
+            raise InvalidRequest("parameters.monitors", ",".join(parameters.monitors), "belong to no cluster of the config file")
+        raise InvalidRequest("parameters.clusterID", "", f"must be one of {', '.join(sorted(known))}")
+
+
+def read_credentials(api: Api, secret: SecretRef, old_user: str) -> Credentials:
+    """Read `userID` and `userKey` (ceph-csi) or `key` (ceph.com/rbd; the user is `old_user`) from a Secret."""
+    where = f"{secret.namespace}/{secret.name}"
+    try:
+        data = api.get(SECRETS.path(secret.namespace, secret.name)).get("data") or {}
+    except NotFound as error:
+        raise InvalidRequest("Secret", where, "does not exist") from error
+    except Forbidden as error:
+        raise InvalidRequest("Secret", where, "the provisioner's service account may not read it") from error
+    user = _decoded(where, data, "userID").removeprefix("client.") or old_user
+    key = _decoded(where, data, "userKey") or _decoded(where, data, "key")
+    if not key:
+        raise InvalidRequest("Secret", where, "has neither userKey nor key")
+    return Credentials(user, key)
+
+
+def _decoded(where: str, data: Mapping[str, str], key: str) -> str:
+    try:
+        return base64.b64decode(data.get(key, ""), validate=True).decode().strip()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise InvalidRequest("Secret", where, f"its {key} is not text in base64") from error

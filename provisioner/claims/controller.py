@@ -1,0 +1,286 @@
+"""The claims front end as a whole: what it watches, who works on what, and when it may.
+
+Every replica keeps its caches warm; the one that leads works. A key on a queue says that an object is to be looked at; what is
+to be done is read from the object, so that any number of changes, replicas and restarts come to the same.
+"""
+
+import datetime
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from provisioner.ceph.cluster import ClusterConfig
+from provisioner.claims import objects
+from provisioner.claims.claim import Caches, Provisioner, Setting
+from provisioner.claims.classes import Classes
+from provisioner.claims.handout import Handouts
+from provisioner.claims.nodes import Kubelets
+from provisioner.claims.outcomes import HANDLED, retry_for
+from provisioner.claims.reclaim import Reclaimer
+from provisioner.claims.resize import Resizer
+from provisioner.claims.sweep import Sweeper
+from provisioner.claims.volume import Maker
+from provisioner.core.volumes import Volumes
+from provisioner.kube.events import Budget, Recorder
+from provisioner.kube.leader import Elector, new_identity
+from provisioner.kube.reflector import Reflector, without_managed_fields
+from provisioner.kube.resources import (
+    NAMESPACES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    STORAGE_CLASSES,
+    Object,
+    key_of,
+)
+from provisioner.kube.transport import Api
+from provisioner.kube.workqueue import Workers, WorkQueue
+from provisioner.observe.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_SYNC = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says of this front end."""
+
+    provisioner: str
+    namespace: str
+    lease: str
+    csi_driver: str
+    workers: int = 16
+
+
+class Controller:
+    """Watches and works until stopped."""
+
+    def __init__(
+        self,
+        api: Api,
+        lease_api: Api,
+        volumes: Volumes,
+        clusters: Callable[[], Mapping[str, ClusterConfig]],
+        options: Options,
+        metrics: Metrics,
+    ) -> None:
+        """Wires the parts; nothing is asked of the API server yet."""
+        self._api, self._options, self._metrics = api, options, metrics
+        identity = new_identity()
+        self._recorder = Recorder(api, options.provisioner, identity, Budget(queued=8192))
+        self._claims = Reflector(api, PERSISTENT_VOLUME_CLAIMS.path(), self._claim_changed, trim=without_managed_fields)
+        self._pvs = Reflector(api, PERSISTENT_VOLUMES.path(), self._volume_changed, trim=without_managed_fields)
+        self._classes = Reflector(api, STORAGE_CLASSES.path(), self._class_changed, trim=without_managed_fields)
+        self._claim_queue, self._volume_queue = WorkQueue(), WorkQueue()
+        self._tries = _Tries()
+        self._resolver = Classes(api, clusters)
+        self._volumes = volumes
+        self._elector = Elector(lease_api, options.namespace, options.lease, identity, self._lead, self._follow)
+        self._leading = threading.Event()
+        self._workers = [
+            Workers(self._claim_queue, options.workers, self._work_on_claim, "claim"),
+            Workers(self._volume_queue, max(options.workers // 2, 1), self._work_on_volume, "volume"),
+        ]
+        self._show_depths()
+
+    def start(self) -> None:
+        """Watch, and campaign for leadership. Raises KubeError if the API server can't be asked who it is."""
+        for reflector in self._reflectors():
+            reflector.start()
+        self._recorder.start()
+        self._build(self._kubernetes_id())
+        for workers in self._workers:
+            workers.start()
+        self._elector.start()
+
+    def stop(self, timeout: float = 20.0) -> None:
+        """End the work at hand, then give the lease away at once, then the rest."""
+        for workers in self._workers:
+            workers.stop(timeout)
+        self._elector.stop()
+        self._recorder.stop()
+        for reflector in self._reflectors():
+            reflector.stop()
+
+    def unhealthy(self) -> list[str]:
+        """What is broken beyond hope: a thread that should run doesn't."""
+        dead = [f"watch of {reflector.path} ended" for reflector in self._reflectors() if not reflector.alive]
+        return dead if self._elector.alive else [*dead, "the campaign for the lease ended"]
+
+    def unready(self) -> list[str]:
+        """What keeps this replica from being of use."""
+        unsynced = [f"{reflector.path} was not read yet" for reflector in self._reflectors() if not reflector.synced]
+        return unsynced + [reflector.trouble for reflector in self._reflectors() if reflector.trouble]
+
+    def _reflectors(self) -> list[Reflector]:
+        return [self._classes, self._pvs, self._claims]
+
+    def _build(self, kubernetes: str) -> None:
+        setting = Setting(self._options.provisioner, kubernetes)
+        handouts = Handouts(self._api, self._volumes, self._options.namespace)
+        caches = Caches(self._claims.store, self._pvs.store, self._classes.store)
+        self._provisioner = Provisioner(
+            self._api,
+            self._volumes,
+            self._resolver,
+            handouts,
+            Maker(self._api, setting.provisioner, self._options.csi_driver),
+            Kubelets(self._api),
+            caches,
+            self._recorder,
+            setting,
+            self._saved,
+        )
+        self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts)
+        self._resizer = Resizer(self._api, self._volumes, self._resolver, self._pvs.store, self._recorder, setting.provisioner)
+        self._sweeper = Sweeper(self._api, self._volumes, self._resolver, setting)
+
+    def _kubernetes_id(self) -> str:
+        return objects.uid(self._api.get(NAMESPACES.path(name="kube-system")))
+
+    def _lead(self) -> None:
+        self._leading.set()
+        self._metrics.leading.set(1)
+        threading.Thread(target=self._take_up, name="take up", daemon=True).start()
+
+    def _take_up(self) -> None:
+        """What a new leader does first: look at everything, then at what its predecessor may have left in Ceph."""
+        if not all(reflector.wait_synced(_SYNC) for reflector in self._reflectors()):
+            log.warning("the caches are not filled after %s s; the sweep is left for the next start", _SYNC)
+            return
+        for item in self._claims.store.items():
+            self._claim_queue.add(key_of(item))
+        for item in self._pvs.store.items():
+            self._volume_queue.add(key_of(item))
+        try:
+            swept = self._sweeper.sweep(self._classes.store.items())
+        except HANDLED as error:
+            log.warning("the sweep failed and is left for the next start: %s", error)
+            return
+        self._metrics.orphans.set(swept.orphans)
+
+    def _follow(self) -> None:
+        self._leading.clear()
+        self._metrics.leading.set(0)
+
+    def _claim_changed(self, old: Object | None, new: Object | None) -> None:
+        if new is not None and (old is None or _claim_signature(old) != _claim_signature(new)):
+            self._claim_queue.add(key_of(new))
+
+    def _volume_changed(self, old: Object | None, new: Object | None) -> None:
+        if new is None or not objects.is_served_by(new, self._options.provisioner):
+            return
+        if old is None or _volume_signature(old) != _volume_signature(new):
+            self._volume_queue.add(key_of(new))
+
+    def _class_changed(self, _old: Object | None, new: Object | None) -> None:
+        if new is None or new.get("provisioner") != self._options.provisioner:
+            return
+        for claim in self._claims.store.items():
+            if objects.class_name(claim) == new["metadata"]["name"] and not objects.is_bound(claim):
+                self._claim_queue.add(key_of(claim))
+
+    def _work_on_claim(self, key: str) -> None:
+        claim = self._claims.store.get(key)
+        self._attempt(self._claim_queue, key, claim, self._bring_claim, "ProvisioningFailed")
+
+    def _work_on_volume(self, key: str) -> None:
+        volume = self._pvs.store.get(key)
+        if volume is None or objects.is_served_by(volume, self._options.provisioner):
+            self._attempt(self._volume_queue, key, volume, lambda: self._reclaimer, "VolumeFailedDelete")
+
+    def _bring_claim(self) -> "_Both":
+        return _Both(self._provisioner, self._resizer)
+
+    def _attempt(self, queue: WorkQueue, key: str, item: Object | None, worker: Callable[[], Any], reason: str) -> None:
+        if item is None or not self._leading.is_set():
+            self._tries.forget(key)
+            return
+        try:
+            worker().reconcile(item)
+            self._tries.forget(key)
+        except HANDLED as error:
+            self._failed(queue, key, item, error, reason)
+
+    def _failed(self, queue: WorkQueue, key: str, item: Object, error: Exception, reason: str) -> None:
+        retry, kind = retry_for(error), item.get("kind", "")
+        seconds = retry.backoff.after(self._tries.failed(key, error))
+        self._metrics.failures.labels(kind, type(error).__name__).inc()
+        log.info("%s %s: %s; again in %.0f s", kind, key, error, seconds)
+        if retry.told:
+            resizing = kind == PERSISTENT_VOLUME_CLAIMS.kind and objects.is_bound(item)
+            self._recorder.event(item, "Warning", "VolumeResizeFailed" if resizing else reason, str(error))
+        queue.add_after(key, seconds)
+
+    def _saved(self, claim: Object) -> None:
+        made = datetime.datetime.fromisoformat(claim["metadata"]["creationTimestamp"])
+        self._metrics.saved.observe((datetime.datetime.now(datetime.UTC) - made).total_seconds())
+
+    def _show_depths(self) -> None:
+        for name, queue in (("claims", self._claim_queue), ("volumes", self._volume_queue)):
+            self._metrics.watch(
+                f"ceph_provisioner_{name}_waiting",
+                f"Looks at {name} that are due.",
+                lambda q=queue: q.depth().ready,  # type: ignore[misc]
+            )
+            self._metrics.watch(
+                f"ceph_provisioner_{name}_delayed",
+                f"Looks at {name} to be repeated later.",
+                lambda q=queue: q.depth().delayed,  # type: ignore[misc]
+            )
+
+
+class _Both:
+    """A claim is first provisioned, then kept at its size."""
+
+    def __init__(self, provisioner: Provisioner, resizer: Resizer) -> None:
+        self._provisioner, self._resizer = provisioner, resizer
+
+    def reconcile(self, claim: Object) -> None:
+        self._provisioner.reconcile(claim)
+        if objects.is_bound(claim):
+            self._resizer.reconcile(claim)
+
+
+class _Tries:
+    """How often each key failed in a row with the same kind of error."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[type[Exception], int]] = {}
+        self._lock = threading.Lock()
+
+    def failed(self, key: str, error: Exception) -> int:
+        """Count a failure."""
+        with self._lock:
+            kind, count = self._counts.get(key, (type(error), 0))
+            count = count + 1 if kind is type(error) else 1
+            self._counts[key] = (type(error), count)
+            return count
+
+    def forget(self, key: str) -> None:
+        """The key is well, or gone."""
+        with self._lock:
+            self._counts.pop(key, None)
+
+
+def _claim_signature(claim: Object) -> tuple[object, ...]:
+    """What of a claim decides what is to be done: our own finalizer and notes on it must not wake us."""
+    return (
+        objects.uid(claim),
+        claim["spec"],
+        (claim.get("status") or {}).get("phase"),
+        objects.is_being_deleted(claim),
+        objects.asked_of(claim),
+        objects.selected_node(claim),
+    )
+
+
+def _volume_signature(volume: Object) -> tuple[object, ...]:
+    return (
+        objects.uid(volume),
+        (volume.get("status") or {}).get("phase"),
+        volume["spec"].get("persistentVolumeReclaimPolicy"),
+        objects.is_being_deleted(volume),
+    )

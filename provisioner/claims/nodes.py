@@ -1,0 +1,78 @@
+"""Which kind of PersistentVolume the nodes can mount: up to 1.30 a kubelet has the rbd plugin, later ones only CSI."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from provisioner.core.errors import Unsupported
+from provisioner.kube.resources import NODES, Object
+from provisioner.kube.transport import Api
+
+LAST_NATIVE = (1, 30)
+_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_FRESH = 30.0
+"""Seconds for which one look at the nodes serves all claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Native or csi, with a warning for the claim where only part of the nodes can mount it."""
+
+    native: bool
+    warning: str = ""
+
+
+class Kubelets:
+    """The nodes' kubelet versions, looked at now and then: node objects change every few seconds, versions hardly ever."""
+
+    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api, self._clock = api, clock
+        self._lock = threading.Lock()
+        self._seen: list[str] = []
+        self._seen_at = -_FRESH
+
+    def versions(self) -> list[str]:
+        """Kubelet versions such as "v1.30.14", one per node."""
+        with self._lock:
+            if self._clock() - self._seen_at >= _FRESH:
+                pages = self._api.list_all(NODES.path(), {"resourceVersion": "0"}, limit=0, trim=_version_only)
+                self._seen = [node["version"] for node in pages.items]
+                self._seen_at = self._clock()
+            return self._seen
+
+
+def _version_only(node: Object) -> Object:
+    return {"version": ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")}
+
+
+def choose(pv_type: str, versions: list[str]) -> Choice:
+    """Decide what to make. Raises Unsupported where no kubelet could ever mount a native volume."""
+    native = [has_rbd_plugin(version) for version in versions]
+    if pv_type == "csi":
+        return Choice(native=False)
+    if pv_type == "auto":
+        return Choice(native=bool(native) and all(native))
+    if not native:
+        return Choice(native=True, warning="no node is registered yet: kubelets up to 1.30 can mount a native rbd volume")
+    if not any(native):
+        raise Unsupported(
+            f"pvType native: no kubelet can mount it, the oldest is {min(versions, key=_parsed)} and the rbd plugin "
+            "ended with 1.30; set pvType: csi in the StorageClass and run the CSI node service"
+        )
+    unable = len(native) - sum(native)
+    return Choice(
+        native=True,
+        warning=f"{unable} of {len(native)} nodes have a kubelet later than 1.30 and can't mount it" if unable else "",
+    )
+
+
+def has_rbd_plugin(version: str) -> bool:
+    """Tell whether a kubelet of that version maps rbd volumes itself."""
+    return _parsed(version) <= LAST_NATIVE
+
+
+def _parsed(version: str) -> tuple[int, int]:
+    match = _VERSION.match(version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

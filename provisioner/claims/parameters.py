@@ -1,0 +1,190 @@
+"""The parameters of a StorageClass: one schema, two predecessors' names for it, and no silent typo.
+
+Names follow ceph-csi where the meaning is the same; those of `ceph.com/rbd` classes are aliases, so that an old class only
+changes its `provisioner:`. Like there, case does not matter. What can't be honoured is refused by name, with the reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from provisioner.core.errors import InvalidRequest
+from provisioner.core.model import FEATURES, Layout
+
+PvType = Literal["native", "csi", "auto"]
+FS_TYPES = ("ext4", "ext3", "xfs", "btrfs")
+
+_SECRETS = ("provisioner", "controller-expand", "controller-publish", "node-stage", "node-publish", "node-expand")
+_KNOWN = (
+    *("clusterID", "pool", "dataPool", "radosNamespace", "imageFeatures", "stripeUnit", "stripeCount", "objectSize"),
+    *("pvType", "csi.storage.k8s.io/fstype", "mkfsOptions", "mapOptions", "unmapOptions", "mounter"),
+    *(f"csi.storage.k8s.io/{use}-secret-{part}" for use in _SECRETS for part in ("name", "namespace")),
+    *("monitors", "adminId", "adminSecretName", "adminSecretNamespace"),
+    *("userId", "userSecretName", "userSecretNamespace", "imageFormat"),
+)
+_ALIASES = {"fstype": "csi.storage.k8s.io/fstype"}
+_ON_NODES = ("mkfsOptions", "mapOptions", "unmapOptions", "mounter")
+"""What a CSI node does with a volume; the kubelet's own rbd plugin knows none of them."""
+_REFUSED = {
+    "volumeNamePrefix": "an image is named as its PersistentVolume, so that a repeated request finds it",
+    "encrypted": "encrypted volumes are not made by the claims front end yet",
+    "topologyConstrainedPools": "the claims front end does not choose among pools yet",
+    "thickProvision": "images are thin; Ceph has no thick ones",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """Where a Kubernetes Secret lies."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUser:
+    """A cephx user that the class brings itself, for whoever maps the volume; "" as namespace is the claim's."""
+
+    user: str
+    secret: SecretRef
+
+
+@dataclass(frozen=True, slots=True)
+class ClassParameters:
+    """What a StorageClass asks for, checked as far as that goes without asking Ceph."""
+
+    cluster: str
+    monitors: tuple[str, ...]
+    pool: str
+    namespace: str
+    layout: Layout
+    pv_type: PvType
+    fs_type: str
+    admin: SecretRef | None
+    """The Secret with the credentials to work with in place of the cluster's own: `userID` and `userKey`, or `key`."""
+    admin_user: str
+    """The user of an old-style admin Secret, which holds a key only."""
+    given_user: GivenUser | None
+    on_nodes: Mapping[str, str]
+    secrets: Mapping[str, SecretRef]
+    """CSI secrets by use (`node-stage` ...), passed on into the PersistentVolume."""
+
+
+def read_parameters(given: Mapping[str, str]) -> ClassParameters:
+    """Check a StorageClass' parameters. Raises InvalidRequest naming the parameter and its value."""
+    said = _canonical(given)
+    _refuse_image_format(said)
+    secrets = _secrets(said)
+    parameters = ClassParameters(
+        cluster=said.get("clusterID", ""),
+        monitors=_list(said.get("monitors", "")),
+        pool=said.get("pool", "rbd"),
+        namespace=said.get("radosNamespace", ""),
+        layout=_layout(said),
+        pv_type=_pv_type(said),
+        fs_type=_choice(said, "csi.storage.k8s.io/fstype", FS_TYPES, "ext4"),
+        admin=secrets.get("provisioner") or _old_admin(said),
+        admin_user=said.get("adminId", "admin"),
+        given_user=_given_user(said),
+        on_nodes={name: said[name] for name in _ON_NODES if name in said},
+        secrets=secrets,
+    )
+    _refuse_what_kubelets_cannot(parameters)
+    return parameters
+
+
+def _canonical(given: Mapping[str, str]) -> dict[str, str]:
+    spelled = {name.lower(): name for name in _KNOWN} | _ALIASES
+    refused = {name.lower(): why for name, why in _REFUSED.items()}
+    said: dict[str, str] = {}
+    for name, value in given.items():
+        if name.lower() in refused:
+            raise InvalidRequest(f"parameters.{name}", value, refused[name.lower()])
+        canonical = spelled.get(name.lower())
+        if canonical is None:
+            raise InvalidRequest(f"parameters.{name}", value, f"unknown parameter; known: {', '.join(_KNOWN)}")
+        if said.setdefault(canonical, value) != value:
+            raise InvalidRequest(f"parameters.{name}", value, f"is given twice; the other value is {said[canonical]!r}")
+    return said
+
+
+def _layout(said: Mapping[str, str]) -> Layout:
+    features = frozenset(_list(said.get("imageFeatures", ""))) or frozenset(FEATURES)
+    return Layout(
+        features=features,
+        data_pool=said.get("dataPool", ""),
+        object_size=_number(said, "objectSize"),
+        stripe_unit=_number(said, "stripeUnit"),
+        stripe_count=_number(said, "stripeCount"),
+    )
+
+
+def _number(said: Mapping[str, str], name: str) -> int:
+    text = said.get(name, "0")
+    if not text.isascii() or not text.isdecimal():
+        raise InvalidRequest(f"parameters.{name}", text, "must be a whole number")
+    return int(text)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _choice(said: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:
+    value = said.get(name) or default
+    if value not in choices:
+        raise InvalidRequest(f"parameters.{name}", value, f"must be one of {', '.join(choices)}")
+    return value
+
+
+def _pv_type(said: Mapping[str, str]) -> PvType:
+    match said.get("pvType", "native"):
+        case "native" | "csi" | "auto" as chosen:
+            return chosen
+        case other:
+            raise InvalidRequest("parameters.pvType", other, "must be one of native, csi, auto")
+
+
+def _refuse_image_format(said: Mapping[str, str]) -> None:
+    if said.get("imageFormat", "2") != "2":
+        raise InvalidRequest("parameters.imageFormat", said["imageFormat"], "only format 2 exists in today's Ceph")
+
+
+def _secrets(said: Mapping[str, str]) -> dict[str, SecretRef]:
+    found = {}
+    for use in _SECRETS:
+        name_key, space_key = (f"csi.storage.k8s.io/{use}-secret-{part}" for part in ("name", "namespace"))
+        name, space = said.get(name_key, ""), said.get(space_key, "")
+        if bool(name) != bool(space):
+            raise InvalidRequest(f"parameters.{name_key}", name, f"goes together with {space_key}")
+        if "${" in name + space:
+            raise InvalidRequest(f"parameters.{name_key}", name, "templates are not supported: one Secret per class")
+        if name:
+            found[use] = SecretRef(space, name)
+    return found
+
+
+def _old_admin(said: Mapping[str, str]) -> SecretRef | None:
+    name = said.get("adminSecretName", "")
+    return SecretRef(said.get("adminSecretNamespace", "default"), name) if name else None
+
+
+def _given_user(said: Mapping[str, str]) -> GivenUser | None:
+    secret = said.get("userSecretName", "")
+    if not secret:
+        if said.get("userSecretNamespace"):
+            raise InvalidRequest("parameters.userSecretName", "", "is needed beside userSecretNamespace")
+        return None
+    user = said.get("userId") or said.get("adminId", "admin")
+    return GivenUser(user, SecretRef(said.get("userSecretNamespace", ""), secret))
+
+
+def _refuse_what_kubelets_cannot(parameters: ClassParameters) -> None:
+    if parameters.pv_type != "native":
+        return
+    if parameters.namespace:
+        raise InvalidRequest(
+            "parameters.radosNamespace", parameters.namespace, "a native PersistentVolume can't name one; use pvType csi"
+        )
+    for name, value in parameters.on_nodes.items():
+        raise InvalidRequest(f"parameters.{name}", value, "a native PersistentVolume can't carry it; use pvType csi")

@@ -1,0 +1,88 @@
+"""Growing a bound claim's native volume: image, PersistentVolume, then what the claim says of itself.
+
+The order is that of Kubernetes' own resizers: capacity is never promised before it is there. A block volume is done when the
+image has grown; a file system is grown by the kubelet, which the claim's condition FileSystemResizePending asks for.
+"""
+
+from provisioner.claims import objects
+from provisioner.claims.classes import Classes
+from provisioner.claims.quantity import from_bytes, to_bytes
+from provisioner.core.errors import InvalidRequest
+from provisioner.core.model import SizeRange
+from provisioner.core.volumes import Volumes
+from provisioner.kube.events import Recorder
+from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object
+from provisioner.kube.store import Store
+from provisioner.kube.times import now_seconds
+from provisioner.kube.transport import Api
+
+_RESIZING, _FS_PENDING = "Resizing", "FileSystemResizePending"
+
+
+class Resizer:
+    """Brings the size of one bound claim's volume to what the claim requests."""
+
+    def __init__(
+        self, api: Api, volumes: Volumes, classes: Classes, cached_volumes: Store, recorder: Recorder, provisioner: str
+    ) -> None:
+        self._api, self._volumes, self._classes = api, volumes, classes
+        self._cached, self._recorder, self._provisioner = cached_volumes, recorder, provisioner
+
+    def reconcile(self, claim: Object) -> None:
+        """Grow what is too small. Raises the core's and Kubernetes' errors; safe to call again."""
+        volume = self._cached.get(claim["spec"].get("volumeName", ""))
+        if volume is None or objects.is_being_deleted(claim) or not self._is_ours_to_grow(claim, volume):
+            return
+        wanted = to_bytes("spec.resources.requests.storage", claim["spec"]["resources"]["requests"]["storage"])
+        has, tells = _capacity(volume["spec"]), _capacity(claim.get("status") or {})
+        if not tells or wanted <= min(has, tells) or (wanted <= has and _waits_for_node(claim)):
+            return
+        if wanted > has:
+            volume = self._grow(claim, volume, wanted)
+        self._tell(claim, _capacity(volume["spec"]))
+
+    def _is_ours_to_grow(self, claim: Object, volume: Object) -> bool:
+        native = "rbd" in volume["spec"]
+        bound = objects.claim_uid_of(volume) == objects.uid(claim)
+        return native and bound and objects.is_served_by(volume, self._provisioner)
+
+    def _grow(self, claim: Object, volume: Object, wanted: int) -> Object:
+        target, noted = objects.volume_id(volume), objects.annotations(volume)
+        if target is None:
+            raise InvalidRequest(f"annotation {objects.VOLUME}", noted.get(objects.VOLUME, ""), "is no volume id")
+        self._recorder.event(claim, "Normal", "Resizing", f"growing {target} to {wanted} bytes")
+        credentials = self._classes.credentials(noted.get(objects.ADMIN_SECRET, ""))
+        grown = self._volumes.expand(target, SizeRange(wanted), credentials)
+        body = {"spec": {"capacity": {"storage": from_bytes(grown.size)}}}
+        return self._api.patch(PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"]), body)
+
+    def _tell(self, claim: Object, size: int) -> None:
+        others = [c for c in (claim.get("status") or {}).get("conditions") or [] if c["type"] not in (_RESIZING, _FS_PENDING)]
+        if objects.volume_mode(claim) == "Block":
+            status: Object = {"capacity": {"storage": from_bytes(size)}, "conditions": others}
+            self._recorder.event(claim, "Normal", "VolumeResizeSuccessful", f"the volume has {size} bytes")
+        else:
+            status = {"conditions": [*others, _pending()]}
+            self._recorder.event(
+                claim, "Normal", "FileSystemResizeRequired", f"the image has {size} bytes; the node grows its file system"
+            )
+        path = PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"], "status")
+        self._api.patch(path, {"metadata": {"resourceVersion": claim["metadata"]["resourceVersion"]}, "status": status})
+
+
+def _pending() -> Object:
+    return {
+        "type": _FS_PENDING,
+        "status": "True",
+        "lastTransitionTime": now_seconds(),
+        "message": "Waiting for a pod to use the volume, so that its node grows the file system.",
+    }
+
+
+def _waits_for_node(claim: Object) -> bool:
+    conditions = (claim.get("status") or {}).get("conditions") or []
+    return objects.volume_mode(claim) != "Block" and any(condition["type"] == _FS_PENDING for condition in conditions)
+
+
+def _capacity(part: Object) -> int:
+    return to_bytes("capacity.storage", (part.get("capacity") or {}).get("storage", "0"))

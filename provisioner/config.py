@@ -1,0 +1,97 @@
+"""The config file: which clusters there are. Read once at the start, and again whenever it changes.
+
+    clusters:
+      dev: {conf: /etc/ceph/ceph.conf, user: provisioner, keyring: /etc/ceph/ceph.client.provisioner.keyring}
+
+Errors name the file and the key. A file that turns bad while the program runs is reported, and the last good one stays.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from provisioner.ceph.cluster import ClusterConfig
+from provisioner.core.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
+
+
+class _Cluster(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    conf: str = ""
+    monitors: list[str] = []
+    user: str = "provisioner"
+    keyring: str = ""
+    key_file: str = ""
+    timeout: int = 15
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    clusters: dict[str, _Cluster]
+
+
+def parse(path: Path) -> dict[str, ClusterConfig]:
+    """Read and check the file. Raises InvalidRequest with the file and the key at fault."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+        file = msgspec.convert(raw, _File)
+    except OSError as error:
+        raise InvalidRequest("--config", path, error.strerror or str(error)) from error
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise InvalidRequest("--config", path, str(error)) from error
+    if not file.clusters:
+        raise InvalidRequest("--config", path, "clusters: names no cluster")
+    return {name: _checked(path, name, cluster) for name, cluster in file.clusters.items()}
+
+
+def _checked(path: Path, name: str, given: _Cluster) -> ClusterConfig:
+    key = f"{path}: clusters.{name}"
+    if not name or "/" in name or "@" in name:
+        raise InvalidRequest(key, name, "a cluster's name must not be empty nor hold '/' or '@'")
+    if not given.conf and not given.monitors:
+        raise InvalidRequest(key, "", "needs conf or monitors")
+    if given.keyring and given.key_file:
+        raise InvalidRequest(f"{key}.keyFile", given.key_file, "is given beside keyring: keep one")
+    if not 1 <= given.timeout <= 600:
+        raise InvalidRequest(f"{key}.timeout", given.timeout, "must be between 1 and 600 seconds")
+    user = given.user.removeprefix("client.")
+    return ClusterConfig(name, given.conf, tuple(given.monitors), user, given.keyring, given.key_file, given.timeout)
+
+
+class ConfigFile:
+    """The file as it is now; thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InvalidRequest for a file that can't be used."""
+        self._path = path
+        self._stamp, self._clusters = self._stat(), parse(path)
+        self._lock = threading.Lock()
+
+    def clusters(self) -> Mapping[str, ClusterConfig]:
+        """Today's clusters by name."""
+        stamp = self._stat()
+        if stamp != self._stamp:
+            with self._lock:
+                self._reread(stamp)
+        return self._clusters
+
+    def _reread(self, stamp: tuple[int, int]) -> None:
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._clusters = parse(self._path)
+            log.info("%s changed: clusters %s", self._path, ", ".join(sorted(self._clusters)))
+        except InvalidRequest as error:
+            log.error("%s; going on with what it said before", error)
+
+    def _stat(self) -> tuple[int, int]:
+        try:
+            stat = os.stat(self._path)
+        except OSError:
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_ino)

@@ -1,0 +1,55 @@
+"""Background work beside every front end: say that we are alive, and empty the trash at a measured pace."""
+
+import logging
+import threading
+import time
+
+from provisioner.ceph.store import CephStore
+from provisioner.ceph.trash import Purge
+from provisioner.core.errors import ProvisionerError
+from provisioner.core.ids import Place
+from provisioner.observe.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Housekeeping:
+    """Two threads over one store, until stopped."""
+
+    def __init__(self, store: CephStore, metrics: Metrics, per_second: float = 20.0, every: float = 3.0) -> None:
+        """Purge at most `per_second` images, looking for new ones `every` so many seconds."""
+        self._store, self._metrics = store, metrics
+        self._pause, self._every = 1 / per_second, every
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=store.heartbeat, args=(self._stop,), name="heartbeat", daemon=True),
+            threading.Thread(target=self._purge, name="purge", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End both threads, and take this process off Ceph's lists."""
+        self._stop.set()
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        self._store.leave()
+
+    def _purge(self) -> None:
+        while not self._stop.wait(self._every):
+            for place, done in self._store.purge(self._pace):
+                self._note(place, done)
+
+    def _note(self, place: Place, done: Purge | ProvisionerError) -> None:
+        if isinstance(done, ProvisionerError):
+            log.warning("%s: %s; the purge goes on later", place, done)
+        elif not done.skipped:
+            self._metrics.purged.labels(str(place)).inc(done.removed)
+            self._metrics.kept.labels(str(place)).set(done.kept)
+
+    def _pace(self) -> bool:
+        return not self._stop.wait(self._pause)

@@ -1,0 +1,107 @@
+"""The composition root: parse, wire, serve, drain. The only place that knows everybody."""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+import provisioner
+from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.store import CephStore
+from provisioner.claims.controller import Controller, Options
+from provisioner.config import ConfigFile
+from provisioner.core.errors import ProvisionerError
+from provisioner.core.single_flight import SingleFlight
+from provisioner.core.volumes import Volumes
+from provisioner.housekeeping import Housekeeping
+from provisioner.kube import kubeconfig
+from provisioner.kube.errors import KubeError
+from provisioner.kube.transport import Api, Limits
+from provisioner.observe import logs
+from provisioner.observe.http import StatusServer
+from provisioner.observe.metrics import Metrics
+
+_SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CEPH_PROVISIONER"})
+@click.version_option(provisioner.__version__)
+@click.option("--config", required=True, type=click.Path(path_type=Path), help="The config file: which clusters there are.")
+@click.option("-v", "--verbose", count=True, help="Tell how, not only what.")
+@click.pass_context
+def cli(context: click.Context, config: Path, verbose: int) -> None:
+    """Block volumes from a Ceph cluster for whoever asks."""
+    logs.set_up(verbose)
+    context.obj = ConfigFile(config)
+
+
+@cli.command()
+@click.option("--kubeconfig", "kubeconfig_file", default="", help="A kubeconfig; in a pod, the service account if left out.")
+@click.option("--provisioner", "name", required=True, help="The name in `provisioner:` of the StorageClasses to serve.")
+@click.option("--namespace", default="", help="Where Secrets and the lease live; the pod's own, or ceph-provisioner.")
+@click.option("--lease", default="", help="Replicas that share this Lease work one at a time; made from --provisioner.")
+@click.option("--csi-driver", default="", help="The driver name in csi PersistentVolumes; as --provisioner if left out.")
+@click.option("--listen", default="127.0.0.1:9870", show_default=True, help="Where /metrics, /healthz and /readyz are.")
+@click.option("--workers", default=16, show_default=True, type=click.IntRange(1, 128), help="Claims worked on at once.")
+@click.pass_obj
+def claims(
+    config: ConfigFile,
+    kubeconfig_file: str,
+    name: str,
+    namespace: str,
+    lease: str,
+    csi_driver: str,
+    listen: str,
+    workers: int,
+) -> None:
+    """Answer PersistentVolumeClaims with PersistentVolumes."""
+    namespace = namespace or _own_namespace()
+    options = Options(name, namespace, lease or name.replace("/", "-").lower(), csi_driver or name, workers)
+    stop = _stop_on_signals()
+    metrics = Metrics()
+    access = kubeconfig.load(kubeconfig_file)
+    agent = f"ceph-provisioner/{provisioner.__version__}"
+    api = Api(access, agent, Limits(connections=workers * 2 + 8), metrics.on_call)
+    lease_api = Api(access, agent, Limits(connections=2), metrics.on_call)
+    store = CephStore(Clusters(config.clusters))
+    volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
+    housekeeping = Housekeeping(store, metrics)
+    controller = Controller(api, lease_api, volumes, config.clusters, options, metrics)
+    status = StatusServer(listen, metrics, controller.unhealthy, controller.unready)
+    status.start()
+    click.echo(f"serving {name}; status at http://{status.address}", err=True)
+    housekeeping.start()
+    try:
+        controller.start()
+        stop.wait()
+    finally:
+        controller.stop()
+        housekeeping.stop()
+        status.close()
+        for each in (api, lease_api):
+            each.close()
+
+
+def main() -> None:
+    """Run the command line; errors of ours end it with one sentence and exit code 1."""
+    try:
+        cli.main(standalone_mode=True)
+    except (ProvisionerError, KubeError) as error:
+        click.echo(f"ceph-provisioner: {error}", err=True)
+        sys.exit(1)
+
+
+def _own_namespace() -> str:
+    try:
+        return _SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
+    except OSError:
+        return "ceph-provisioner"
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,1 @@
+"""What an operator sees from outside: metrics, health, logs. Shared by all front ends."""
