@@ -85,8 +85,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert depth.ready + depth.delayed <= len(self.wanted) + len(self.later)
 
     def expect(self, key: str, seconds: int) -> None:
-        self.later[key] = min(self.later.get(key, float("inf")), self.clock.now + seconds)
-        self.fall_due()
+        if seconds == 0:
+            self.wanted.add(key)
+        else:
+            self.later[key] = min(self.later.get(key, float("inf")), self.clock.now + seconds)
 
     def fall_due(self) -> None:
         due = {key for key, moment in self.later.items() if moment <= self.clock.now}
