@@ -12,22 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from .build import BuildError, Pin, hyperkube, pins
-from .cluster import DAEMONS, Cluster, ClusterError, Settings, free_ports, program
+from . import versions
+from .build import BuildError, built
+from .cluster import DAEMONS, Cluster, ClusterError, Settings, free_ports
+from .flags import Programs
 from .pki import CertificateError
 from .processes import StillRunningError
 
 DESCRIPTION = """\
 A Kubernetes control plane in one directory, on loopback: etcd, kube-apiserver with RBAC, kube-controller-manager
 with the volume controllers, kube-scheduler. Several can run at once, in different directories.
-The first start of a version compiles it (about 10 minutes on two cores); later ones take seconds.
+The first start of a version compiles it, about 10 minutes on two cores, unless `build` did; later ones take seconds.
 """
 LOCK = "dev-kubernetes.lock"
 EPILOG = """\
 The last line on stdout of `start` is JSON: {"kubeconfig": FILE, "version": "v1.30.14"}. All else goes to stderr.
 Binaries are kept in ${CEPH_PROVISIONER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ceph-provisioner}.
 Tests can use an existing cluster instead: CEPH_PROVISIONER_TEST_KUBECONFIG names an administrator's kubeconfig.
-Needs Debian's etcd-server and openssl, and Go to compile.
+Needs Go to compile, Debian's openssl, and for 1.30 Debian's etcd-server (1.36 needs a newer one, which is built).
 """
 
 
@@ -61,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    versions, default = pins()
-    known = sorted(versions)
+    pins, default = versions.pins()
+    known = sorted(pins)
 
     build = commands.add_parser("build", help="compile a version beforehand; its path on stdout")
     build.add_argument("--version", choices=known, default=default)
@@ -97,25 +99,40 @@ def _add_settings(start: argparse.ArgumentParser) -> None:
     start.add_argument("--controller-manager-arg", action="append", metavar="FLAG", help=kept)
 
 
-def _pin(version: str) -> Pin:
-    return pins()[0][version]
+def _pin(version: str) -> versions.Pin:
+    return versions.pins()[0][version]
+
+
+def _programs(pin: versions.Pin) -> Programs:
+    """The binaries, built if need be; what Debian should have brought is looked for first."""
+    _debian("openssl", "openssl")
+    etcd = None if pin.etcd else _debian("etcd", "etcd-server")
+    return Programs(
+        etcd=etcd or built(versions.etcd(str(pin.etcd)), say),
+        hyperkube=built(versions.kubernetes(pin), say),
+    )
+
+
+def _debian(program: str, package: str) -> Path:
+    found = shutil.which(program)
+    if found is None:
+        raise ClusterError(f"no `{program}` on the PATH: apt-get install {package}")
+    return Path(found)
 
 
 def _build(options: argparse.Namespace) -> int:
-    print(hyperkube(_pin(options.version), say))
+    print(_programs(_pin(options.version)).hyperkube)
     return 0
 
 
 def _start(options: argparse.Namespace) -> int:
     home = options.dir.resolve()
-    for name, package in (("etcd", "etcd-server"), ("openssl", "openssl")):
-        program(name, package)
     pin = _pin(_version(home, options))
-    binary = hyperkube(pin, say)
+    programs = _programs(pin)
     with _locked(_claim(home)):
         cluster = Cluster(home, _settings(home, options))
         cluster.settings.save(home)
-        cluster.start(binary, say)
+        cluster.start(programs, say)
     print(json.dumps({"kubeconfig": str(cluster.kubeconfig), "version": pin.release}), flush=True)
     return 0
 
@@ -132,7 +149,7 @@ def _version(home: Path, options: argparse.Namespace) -> str:
     kept = Settings.load(home)
     if kept and options.version not in (None, kept.version):
         raise ClusterError(f"{home} holds a cluster of {kept.version}: `stop --purge` it first")
-    return kept.version if kept else options.version or pins()[1]
+    return kept.version if kept else options.version or versions.pins()[1]
 
 
 def _settings(home: Path, options: argparse.Namespace) -> Settings:
@@ -182,7 +199,7 @@ def _restart(options: argparse.Namespace) -> int:
     if options.daemon not in cluster.settings.daemons:
         raise ClusterError(f"{home} runs no {options.daemon}")
     with _locked(home):
-        cluster.restart(options.daemon, hyperkube(_pin(cluster.settings.version), say), say)
+        cluster.restart(options.daemon, _programs(_pin(cluster.settings.version)), say)
     return 0
 
 

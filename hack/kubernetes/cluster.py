@@ -7,7 +7,6 @@ the daemons be as the directory says, whatever ran before: it is both the first 
 import http.client
 import json
 import random
-import shutil
 import socket
 import ssl
 import time
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from . import flags, pki
+from .build import Say
 from .processes import Process, first_ended, spawn
 
 ETCD, APISERVER = "etcd", "kube-apiserver"
@@ -27,8 +27,6 @@ DAEMONS = tuple(name for batch in BATCHES for name in batch)
 SECONDS_TO_START = 120.0
 SECONDS_TO_STOP = 15.0
 SECONDS_BETWEEN_LOOKS = 0.05
-
-Say = Callable[[str], None]
 
 
 class ClusterError(Exception):
@@ -89,9 +87,9 @@ class Cluster:
         named = Process.from_file(self._pidfile(daemon))
         return named if named and named.alive else None
 
-    def start(self, hyperkube: Path, say: Say) -> None:
+    def start(self, programs: flags.Programs, say: Say) -> None:
         """Bring up what does not run as the settings say, and wait for all of it; on failure end what was started."""
-        commands = self._commands(hyperkube)
+        commands = self._commands(programs)
         self._prepare()
         self._end(name for name in DAEMONS if name not in commands)
         with ExitStack() as undo:
@@ -100,9 +98,9 @@ class Cluster:
             self._wait("the default service account", self._has_default_account)
             undo.pop_all()
 
-    def restart(self, daemon: str, hyperkube: Path, say: Say) -> None:
+    def restart(self, daemon: str, programs: flags.Programs, say: Say) -> None:
         """End one daemon if it runs, start it, and wait until it is ready."""
-        command = self._commands(hyperkube)[daemon]
+        command = self._commands(programs)[daemon]
         self._end([daemon])
         with ExitStack() as undo:
             self._bring_up({daemon: command}, undo, say)
@@ -121,13 +119,13 @@ class Cluster:
         for user in (CONTROLLER_MANAGER, SCHEDULER):
             pki.write_kubeconfig(self.home / f"{user}.kubeconfig", user, server, self.home / "pki")
 
-    def _commands(self, hyperkube: Path) -> dict[str, tuple[str, ...]]:
+    def _commands(self, programs: flags.Programs) -> dict[str, tuple[str, ...]]:
         settings = self.settings
         made = {
-            ETCD: flags.etcd(program("etcd", "etcd-server")),
-            APISERVER: flags.apiserver(hyperkube, settings.ports, settings.apiserver_args),
-            CONTROLLER_MANAGER: flags.controller_manager(hyperkube, settings.ports, settings.controller_manager_args),
-            SCHEDULER: flags.scheduler(hyperkube, settings.ports),
+            ETCD: flags.etcd(programs),
+            APISERVER: flags.apiserver(programs, settings.ports, settings.apiserver_args),
+            CONTROLLER_MANAGER: flags.controller_manager(programs, settings.ports, settings.controller_manager_args),
+            SCHEDULER: flags.scheduler(programs, settings.ports),
         }
         return {name: made[name] for name in settings.daemons}
 
@@ -202,14 +200,6 @@ class Cluster:
     def _last_words(self, daemon: str) -> str:
         lines = self._log(daemon).read_text(errors="replace").splitlines()[-8:]
         return "; ".join(["", f"the end of {self._log(daemon)}:"]) + "\n" + "\n".join(lines)
-
-
-def program(name: str, package: str) -> Path:
-    """The path of a program that a Debian package brings."""
-    found = shutil.which(name)
-    if found is None:
-        raise ClusterError(f"no `{name}` on the PATH: apt-get install {package}")
-    return Path(found)
 
 
 def free_ports() -> flags.Ports:

@@ -38,10 +38,18 @@ class Ports:
     scheduler: int
 
 
-def etcd(program: Path) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Paths of the binaries."""
+
+    etcd: Path
+    hyperkube: Path
+
+
+def etcd(programs: Programs) -> tuple[str, ...]:
     """One member, nothing synced to disk: a test cluster does not outlive a crash of its machine."""
     return (
-        str(program),
+        str(programs.etcd),
         "--name=dev",
         "--data-dir=etcd",
         f"--listen-client-urls={ETCD}",
@@ -55,10 +63,10 @@ def etcd(program: Path) -> tuple[str, ...]:
     )
 
 
-def apiserver(hyperkube: Path, ports: Ports, extra: Sequence[str]) -> tuple[str, ...]:
+def apiserver(programs: Programs, ports: Ports, extra: Sequence[str]) -> tuple[str, ...]:
     """RBAC on. Nodes come up without the not-ready taint, since nobody runs that would take it away."""
     return (
-        str(hyperkube),
+        str(programs.hyperkube),
         "kube-apiserver",
         f"--etcd-servers={ETCD}",
         "--bind-address=127.0.0.1",
@@ -80,10 +88,10 @@ def apiserver(hyperkube: Path, ports: Ports, extra: Sequence[str]) -> tuple[str,
     )
 
 
-def controller_manager(hyperkube: Path, ports: Ports, extra: Sequence[str]) -> tuple[str, ...]:
+def controller_manager(programs: Programs, ports: Ports, extra: Sequence[str]) -> tuple[str, ...]:
     """The volume controllers and what they stand on. `--controllers=*` in `extra` adds all the others."""
     return (
-        str(hyperkube),
+        str(programs.hyperkube),
         "kube-controller-manager",
         *_server("kube-controller-manager", ports.controller_manager),
         f"--controllers={','.join(CONTROLLERS)}",
@@ -99,9 +107,9 @@ def controller_manager(hyperkube: Path, ports: Ports, extra: Sequence[str]) -> t
     )
 
 
-def scheduler(hyperkube: Path, ports: Ports) -> tuple[str, ...]:
+def scheduler(programs: Programs, ports: Ports) -> tuple[str, ...]:
     """Chooses nodes for pods, and so for claims that wait for their first consumer."""
-    return (str(hyperkube), "kube-scheduler", *_server("kube-scheduler", ports.scheduler), *FAST_CLIENT)
+    return (str(programs.hyperkube), "kube-scheduler", *_server("kube-scheduler", ports.scheduler), *FAST_CLIENT)
 
 
 def _server(name: str, port: int) -> tuple[str, ...]:
