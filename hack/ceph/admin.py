@@ -32,7 +32,7 @@ class Admin:
     def __exit__(self, *_: object) -> None:
         self._rados.shutdown()
 
-    def command(self, prefix: str, inbuf: bytes = b"", **arguments: object) -> Any:  # noqa: ANN401
+    def command(self, prefix: str, inbuf: bytes = b"", **arguments: object) -> Any:
         """What a monitor answers to a command, parsed; None for an empty answer."""
         request = json.dumps({"prefix": prefix, "format": "json"} | arguments)
         code, out, message = self._rados.mon_command(request, inbuf)

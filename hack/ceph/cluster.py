@@ -123,7 +123,12 @@ class Cluster:
             command = ["radosgw", "-f", "-n", daemon, f"--rgw_frontends={endpoint}"]
         log = self.home / "log" / f"{daemon}.out"
         command += ["-c", str(self.home / "ceph.conf")]
-        if spawn(command, home=self.home, pidfile=self._pidfile(daemon), log=log) is None:
+        process = spawn(command, home=self.home, pidfile=self._pidfile(daemon), log=log)
+        # The daemon's own process writes the file: until it has, nobody else could tell that it runs.
+        while process and Process.from_file(self._pidfile(daemon)) != process:
+            if first_ended([process], 0.002):
+                process = None
+        if process is None:
             raise ClusterError(f"{daemon} ended at once: see {log}")
         say(f"{daemon} started")
 

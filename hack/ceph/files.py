@@ -16,10 +16,10 @@ SETTINGS = "dev-ceph.json"
 _AES = 1
 _KEY_BYTES = 16
 _SUBSYSTEMS = (
-    "asok auth bdev bluefs bluestore buffer client context crush filer finisher heartbeatmap journaler leveldb memdb "
-    "mgrc monc ms objclass objectcacher objecter optracker osd paxos perfcounter rados rbd rocksdb striper throttle "
-    "timer tp"
-).split()
+    *("asok", "auth", "bdev", "bluefs", "bluestore", "buffer", "client", "context", "crush", "filer", "finisher"),
+    *("heartbeatmap", "journaler", "leveldb", "memdb", "mgrc", "monc", "ms", "objclass", "objectcacher", "objecter"),
+    *("optracker", "osd", "paxos", "perfcounter", "rados", "rbd", "rocksdb", "striper", "throttle", "timer", "tp"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,9 @@ def free_port() -> int:
 
 def ceph_conf(home: Path, settings: Settings) -> str:
     """The text of ceph.conf."""
-    levels = {name: "0/0" for name in _SUBSYSTEMS} | {"mon": "0/1", "mgr": "0/1"}
-    return (HERE / "ceph.conf.template").read_text().format(
+    levels = dict.fromkeys(_SUBSYSTEMS, "0/0") | {"mon": "0/1", "mgr": "0/1"}
+    template = (HERE / "ceph.conf.template").read_text()
+    return template.format(
         home=home,
         fsid=settings.fsid,
         msgr2=settings.msgr2,
