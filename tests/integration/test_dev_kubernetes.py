@@ -98,6 +98,7 @@ class Api:
         with self.ask(f"{path}?watch=1&timeoutSeconds=30&fieldSelector=metadata.name%3D{name}") as events:
             for line in events:
                 seen: dict[str, Any] = json.loads(line)["object"]
+                assert seen["kind"] != "Status", seen
                 if seen["status"].get("phase") == phase:
                     return seen
         raise AssertionError(f"{name} never became {phase}")

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from troubled_apiserver import Server
+from tests.unit.kube.troubled_apiserver import Server
 
 from provisioner.kube.kubeconfig import Access
 from provisioner.kube.transport import Api, Limits

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 import yaml
-from troubled_apiserver import Server
+from tests.unit.kube.troubled_apiserver import Server
 
 from provisioner.kube import errors
 from provisioner.kube.credentials import Credentials

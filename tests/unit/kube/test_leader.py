@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from troubled_apiserver import Server, cut_off, page_of_a_proxy, refused, silent
+from tests.unit.kube.troubled_apiserver import Server, cut_off, page_of_a_proxy, refused, silent
 
 from provisioner.kube.leader import Elector, Timing, new_identity
 from provisioner.kube.resources import LEASES, Object
@@ -142,7 +142,7 @@ def test_a_short_trouble_costs_nothing(server: Server, campaign: Campaign) -> No
     assert replica.leads()
     server.next("update", refused(500, "InternalError"), cut_off, page_of_a_proxy(502))
     renewals = len(server.asked("update"))
-    wait_for(lambda: len(server.asked("update")) > renewals + 6)
+    until(lambda: len(server.asked("update")) > renewals + 6)
     assert replica.history == ["started"]
 
 
@@ -156,7 +156,7 @@ def test_a_renewal_whose_answer_was_lost_is_still_one(server: Server, campaign: 
 
     server.next("update", done_but_cut)
     renewals = len(server.asked("update"))
-    wait_for(lambda: len(server.asked("update")) > renewals + 4)
+    until(lambda: len(server.asked("update")) > renewals + 4)
     assert replica.history == ["started"]
 
 
@@ -172,7 +172,7 @@ def test_a_lease_deleted_by_hand_is_made_again(server: Server, campaign: Campaig
     replica = campaign("one")
     assert replica.leads()
     server.kept.remove(LEASE)
-    wait_for(lambda: LEASE in server.kept.objects)
+    until(lambda: LEASE in server.kept.objects)
     assert replica.history == ["started"]
 
 
@@ -181,13 +181,13 @@ def test_who_lost_the_lead_campaigns_again(server: Server, campaign: Campaign) -
     assert replica.leads()
     held_by(server, "usurper", seconds=1)
     assert replica.stopped.wait(5)
-    wait_for(lambda: replica.history == ["started", "stopped", "started"])
+    until(lambda: replica.history == ["started", "stopped", "started"])
 
 
 def test_of_many_one_leads_at_a_time(campaign: Campaign) -> None:
     replicas = [campaign(f"replica-{index}") for index in range(5)]
     for left in range(5, 0, -1):
-        wait_for(lambda: any(replica.elector.leading for replica in replicas))
+        until(lambda: any(replica.elector.leading for replica in replicas))
         leaders = [replica for replica in replicas if replica.elector.leading]
         assert len(leaders) == 1
         assert len(replicas) == left
@@ -198,7 +198,7 @@ def test_of_many_one_leads_at_a_time(campaign: Campaign) -> None:
 def test_a_stranger_does_not_release_anothers_lease(server: Server, campaign: Campaign) -> None:
     held_by(server, "other", seconds=60)
     replica = campaign("one")
-    wait_for(lambda: replica.elector.holder == "other")
+    until(lambda: replica.elector.holder == "other")
     assert replica.elector.stop()
     assert lease(server)["holderIdentity"] == "other"
 
@@ -219,10 +219,3 @@ def test_every_process_has_a_name_of_its_own() -> None:
 def test_times_that_can_not_work_are_refused(timing: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="must outlast"):
         Timing(*timing)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)

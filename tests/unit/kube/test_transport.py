@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from troubled_apiserver import (
+from tests.unit.kube.troubled_apiserver import (
     Server,
     cut_in_an_event,
     cut_off,

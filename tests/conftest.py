@@ -1,0 +1,50 @@
+"""Session fixtures: one real Ceph and one real Kubernetes serve all tests; each test uses names of its own."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ceph as ceph_harness
+from tests.harness import kubernetes as kubernetes_harness
+from tests.harness.ceph import Ceph
+from tests.harness.kubernetes import Kubernetes
+from tests.harness.program import Program
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A Ceph with one OSD, as `hack/dev-ceph` makes it."""
+    directory = tmp_path_factory.mktemp("ceph") / "c"
+    try:
+        yield ceph_harness.start(directory)
+    finally:
+        ceph_harness.stop(directory)
+
+
+@pytest.fixture(scope="session")
+def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
+    """A Kubernetes 1.30 control plane, as `hack/dev-kubernetes` makes it, with our manifests applied."""
+    directory = tmp_path_factory.mktemp("kubernetes") / "k"
+    try:
+        yield kubernetes_harness.start(directory)
+    finally:
+        kubernetes_harness.stop(directory)
+
+
+@pytest.fixture(scope="session")
+def account(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig of the service account that the manifests make."""
+    return kubernetes.account_kubeconfig(tmp_path_factory.mktemp("account") / "kubeconfig")
+
+
+@pytest.fixture
+def program(ceph: Ceph, account: Path, tmp_path: Path) -> Iterator[Program]:
+    """A provisioner under a name of its own, not yet started, running under the manifests' service account."""
+    name = f"{uuid.uuid4().hex[:8]}.example.com/rbd"
+    made = Program(tmp_path, ceph.config_file(tmp_path), account, name)
+    try:
+        yield made
+    finally:
+        made.kill()

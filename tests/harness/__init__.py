@@ -1,0 +1,1 @@
+"""What tests stand on: real clusters, and the program as its users run it."""

@@ -1,0 +1,127 @@
+"""A real Ceph, seen with the administrator's eyes: what there is behind the provisioner's back."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import rados
+import rbd
+
+from provisioner.ceph.cluster import ClusterConfig
+
+HACK = Path(__file__).parents[2] / "hack"
+
+
+@dataclass(frozen=True)
+class Ceph:
+    """One cluster of hack/dev-ceph, and what its administrator can see and do."""
+
+    directory: Path
+    conf: str
+    keyring: str
+    user: str
+    pool: str
+    monitors: tuple[str, ...]
+
+    def config(self, name: str = "dev", timeout: int = 15) -> ClusterConfig:
+        return ClusterConfig(name, conf=self.conf, user=self.user, keyring=self.keyring, timeout=timeout)
+
+    def config_file(self, directory: Path, timeout: int = 15) -> Path:
+        """Write a config file that knows this cluster as `dev`."""
+        path = directory / "config.yaml"
+        cluster = {"conf": self.conf, "user": self.user, "keyring": self.keyring, "timeout": timeout}
+        path.write_text(json.dumps({"clusters": {"dev": cluster}}))
+        return path
+
+    @contextmanager
+    def admin(self) -> Iterator[rados.Rados]:
+        handle = rados.Rados(conffile=self.conf, name="client.admin")
+        handle.connect()
+        try:
+            yield handle
+        finally:
+            handle.shutdown()
+
+    @contextmanager
+    def admin_pool(self, pool: str = "", namespace: str = "") -> Iterator[rados.Ioctx]:
+        with self.admin() as handle, handle.open_ioctx(pool or self.pool) as context:
+            context.set_namespace(namespace)
+            yield context
+
+    def command(self, prefix: str, **arguments: object) -> object:
+        """Run a monitor command as administrator; fails the test if it fails."""
+        with self.admin() as handle:
+            request = json.dumps({"prefix": prefix, "format": "json", **arguments})
+            code, out, message = handle.mon_command(request, b"")
+        assert code == 0, f"{prefix}: {message}"
+        return json.loads(out) if out.strip() else None
+
+    def images(self, pool: str = "", namespace: str = "") -> list[str]:
+        with self.admin_pool(pool, namespace) as context:
+            return sorted(rbd.RBD().list(context))
+
+    def trash(self, pool: str = "") -> list[str]:
+        with self.admin_pool(pool) as context:
+            return [entry["name"] for entry in rbd.RBD().trash_list(context)]
+
+    def users(self) -> list[str]:
+        """Entities of the users that were given out."""
+        listed = self.command("auth ls")
+        return sorted(e["entity"] for e in listed["auth_dump"] if e["entity"].startswith("client.cp-"))  # type: ignore[index]
+
+    def info(self, image: str, pool: str = "") -> dict[str, object]:
+        """What `rbd info` says."""
+        command = ["rbd", "--conf", self.conf, "--id", "admin", "info", "--format", "json", "--pool", pool or self.pool, image]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        answer: dict[str, object] = json.loads(done.stdout)
+        return answer
+
+    def make_pool(self, name: str, **options: object) -> None:
+        self.command("osd pool create", pool=name, pg_num=8, **options)
+        with self.admin_pool(name) as context:
+            rbd.RBD().pool_init(context, True)
+
+    def drop_pool(self, name: str) -> None:
+        self.command("osd pool delete", pool=name, pool2=name, yes_i_really_really_mean_it=True)
+
+    def empty(self, pool: str = "") -> None:
+        """Remove every image and trashed image, whatever it takes."""
+        with self.admin_pool(pool) as context:
+            for name in rbd.RBD().list(context):
+                _remove(context, name)
+            for entry in rbd.RBD().trash_list(context):
+                rbd.RBD().trash_remove(context, entry["id"], True)
+        for entity in self.users():
+            self.command("auth del", entity=entity)
+
+    @contextmanager
+    def frozen_osd(self) -> Iterator[None]:
+        """Stop the OSD's process in its tracks for the block."""
+        pid = int((self.directory / "osd.0.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _remove(context: rados.Ioctx, name: str) -> None:
+    with rbd.Image(context, name) as image:
+        for snapshot in list(image.list_snaps()):
+            image.remove_snap(snapshot["name"])
+    rbd.RBD().remove(context, name)
+
+
+def start(directory: Path, *options: str) -> Ceph:
+    done = subprocess.run([HACK / "dev-ceph", "start", str(directory), *options], stdout=subprocess.PIPE, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    return Ceph(directory.resolve(), told["conf"], told["keyring"], told["user"], told["pool"], tuple(told["monitors"]))
+
+
+def stop(directory: Path) -> None:
+    subprocess.run([HACK / "dev-ceph", "stop", str(directory), "--purge"], check=True)

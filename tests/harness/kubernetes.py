@@ -1,0 +1,178 @@
+"""A real Kubernetes control plane, with the claims front end's own service account installed from the manifests."""
+
+import base64
+import contextlib
+import json
+import subprocess
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provisioner.kube import kubeconfig
+from provisioner.kube.errors import AlreadyExists, NotFound
+from provisioner.kube.resources import (
+    EVENTS,
+    NAMESPACES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    SECRETS,
+    STORAGE_CLASSES,
+    Object,
+    Resource,
+)
+from provisioner.kube.transport import Api
+from tests.harness.waiting import until
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "ceph-provisioner"
+_KINDS = {
+    "Namespace": NAMESPACES,
+    "ServiceAccount": Resource("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True),
+    "ClusterRole": Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
+    "ClusterRoleBinding": Resource(
+        "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False
+    ),
+    "Role": Resource("rbac.authorization.k8s.io", "v1", "roles", "Role", namespaced=True),
+    "RoleBinding": Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", namespaced=True),
+}
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """One cluster of hack/dev-kubernetes; `api` is the administrator's."""
+
+    directory: Path
+    kubeconfig: Path
+    version: str
+    api: Api = field(repr=False)
+
+    def apply(self, *manifests: Path) -> None:
+        for manifest in manifests:
+            for item in yaml.safe_load_all(manifest.read_text()):
+                resource = _KINDS[item["kind"]]
+                with contextlib.suppress(AlreadyExists):
+                    self.api.create(resource.path(item["metadata"].get("namespace", "")), item)
+
+    def account_kubeconfig(self, path: Path) -> Path:
+        """A kubeconfig of the service account that the manifests make: what the program runs under in a cluster."""
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86400}}
+        accounts = _KINDS["ServiceAccount"].path(NAMESPACE, "ceph-provisioner", "token")
+        token = self.api.create(accounts, request)["status"]["token"]
+        config = yaml.safe_load(self.kubeconfig.read_text())
+        config["users"] = [{"name": "account", "user": {"token": token}}]
+        config["contexts"][0]["context"]["user"] = "account"
+        path.write_text(json.dumps(config))
+        path.chmod(0o600)
+        return path
+
+    def make_class(self, provisioner: str, parameters: dict[str, str] | None = None, **fields: Any) -> str:
+        name = f"class-{uuid.uuid4().hex[:8]}"
+        body = STORAGE_CLASSES.body(
+            {"name": name}, provisioner=provisioner, parameters=parameters or {}, **{"allowVolumeExpansion": True, **fields}
+        )
+        self.api.create(STORAGE_CLASSES.path(), body)
+        return name
+
+    def make_claim(
+        self, storage_class: str, size: str = "1Gi", name: str = "", namespace: str = "default", **spec: Any
+    ) -> Object:
+        body = PERSISTENT_VOLUME_CLAIMS.body(
+            {"name": name or f"claim-{uuid.uuid4().hex[:8]}", "namespace": namespace},
+            spec={
+                "storageClassName": storage_class,
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": size}},
+                **spec,
+            },
+        )
+        return self.api.create(PERSISTENT_VOLUME_CLAIMS.path(namespace), body)
+
+    def claim(self, claim: Object) -> Object | None:
+        """The claim as it is now, None if it is gone."""
+        return self._get(PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"]))
+
+    def volume_of(self, claim: Object) -> Object | None:
+        return self._get(PERSISTENT_VOLUMES.path(name=f"pvc-{claim['metadata']['uid']}"))
+
+    def volumes(self) -> list[Object]:
+        return self.api.list_all(PERSISTENT_VOLUMES.path()).items
+
+    def claims(self, namespace: str = "") -> list[Object]:
+        return self.api.list_all(PERSISTENT_VOLUME_CLAIMS.path(namespace)).items
+
+    def secrets(self) -> list[Object]:
+        """The Secrets that the provisioner made."""
+        found = self.api.list_all(SECRETS.path(NAMESPACE)).items
+        return [secret for secret in found if secret["type"] == "kubernetes.io/rbd"]
+
+    def secret_data(self, namespace: str, name: str) -> dict[str, str]:
+        data = self.api.get(SECRETS.path(namespace, name))["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def events(self, item: Object) -> list[Object]:
+        selector = {"fieldSelector": f"involvedObject.uid={item['metadata']['uid']}"}
+        namespace = item["metadata"].get("namespace", "default")
+        return self.api.list_all(EVENTS.path(namespace), selector).items
+
+    def delete_claim(self, claim: Object) -> None:
+        with contextlib.suppress(NotFound):
+            self.api.delete(PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"]))
+
+    def delete_volume(self, name: str) -> None:
+        with contextlib.suppress(NotFound):
+            self.api.delete(PERSISTENT_VOLUMES.path(name=name))
+
+    def patch_claim(self, claim: Object, body: Object) -> Object:
+        return self.api.patch(PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"]), body)
+
+    def wait_bound(self, claim: Object, seconds: float = 30) -> Object:
+        """Wait until the claim is Bound; give its PersistentVolume."""
+
+        def bound() -> Object | None:
+            now = self.claim(claim)
+            return self.volume_of(claim) if now and (now.get("status") or {}).get("phase") == "Bound" else None
+
+        return until(bound, seconds, f"claim {claim['metadata']['name']} is Bound", lambda: str(self.events(claim)))
+
+    def wait_event(self, item: Object, reason: str, text: str = "", seconds: float = 20) -> Object:
+        """Wait for an event about the item whose message holds `text`."""
+
+        def told() -> Object | None:
+            return next((e for e in self.events(item) if e["reason"] == reason and text in e["message"]), None)
+
+        return until(
+            told, seconds, f"event {reason} with {text!r}", lambda: str([(e["reason"], e["message"]) for e in self.events(item)])
+        )
+
+    def wait_gone(self, claim: Object, seconds: float = 30) -> None:
+        """Wait until neither the claim nor its PersistentVolume is there."""
+        until(
+            lambda: self.claim(claim) is None and self.volume_of(claim) is None,
+            seconds,
+            "claim and volume are gone",
+            lambda: f"{self.claim(claim)}\n{self.volume_of(claim)}",
+        )
+
+    def _get(self, path: str) -> Object | None:
+        try:
+            return self.api.get(path)
+        except NotFound:
+            return None
+
+
+def start(directory: Path, version: str = "1.30", *options: str) -> Kubernetes:
+    command = [ROOT / "hack" / "dev-kubernetes", "start", str(directory), "--version", version, *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    path = Path(told["kubeconfig"])
+    cluster = Kubernetes(directory, path, told["version"], Api(kubeconfig.load(str(path)), "tests"))
+    cluster.apply(ROOT / "manifests/base/namespace.yaml", ROOT / "manifests/base/rbac.yaml")
+    return cluster
+
+
+def stop(directory: Path) -> None:
+    subprocess.run([ROOT / "hack" / "dev-kubernetes", "stop", str(directory), "--purge"], check=True)
