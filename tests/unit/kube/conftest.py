@@ -4,10 +4,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.unit.kube.troubled_apiserver import Server
 
 from provisioner.kube.kubeconfig import Access
 from provisioner.kube.transport import Api, Limits
+from tests.unit.kube.troubled_apiserver import Server
 
 
 @pytest.fixture

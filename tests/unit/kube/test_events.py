@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.unit.kube.troubled_apiserver import Server, cut_off, hung_up, refused, silent
 
 from provisioner.kube.events import Budget, Recorder
 from provisioner.kube.resources import Object
 from provisioner.kube.transport import Api
+from tests.harness.waiting import until
+from tests.unit.kube.troubled_apiserver import Server, cut_off, hung_up, refused, silent
 
 CLAIM: Object = {
     "apiVersion": "v1",
@@ -84,19 +85,19 @@ def test_another_message_is_another_event(recorder: Recorder, server: Server) ->
 
 def test_the_same_much_later_is_a_new_event(recorder: Recorder, server: Server, clock: Clock) -> None:
     recorder.event(CLAIM, "Warning", "ProvisioningFailed", "pool full")
-    until(lambda: len(events(server)) == 1)
+    until(lambda: len(events(server)) == 1, 10, "an event is written", every=0.01)
     clock.now += 601
     recorder.event(CLAIM, "Warning", "ProvisioningFailed", "pool full")
-    until(lambda: len(events(server)) == 2)
+    until(lambda: len(events(server)) == 2, 10, "a second event is written", every=0.01)
     assert [event["count"] for event in events(server)] == [1, 1]
 
 
 def test_an_event_the_server_forgot_is_made_again_with_its_count(recorder: Recorder, server: Server) -> None:
     recorder.event(CLAIM, "Warning", "ProvisioningFailed", "pool full")
-    until(lambda: len(events(server)) == 1)
+    until(lambda: len(events(server)) == 1, 10, "an event is written", every=0.01)
     server.next("patch", refused(404, "NotFound"))
     recorder.event(CLAIM, "Warning", "ProvisioningFailed", "pool full")
-    until(lambda: len(events(server)) == 2)
+    until(lambda: len(events(server)) == 2, 10, "a second event is written", every=0.01)
     assert sorted(event["count"] for event in events(server)) == [1, 2]
 
 
@@ -112,7 +113,7 @@ def test_one_object_can_not_flood_the_server(recorder: Recorder, server: Server)
 def test_what_was_held_back_shows_in_the_count(recorder: Recorder, server: Server, clock: Clock) -> None:
     for _ in range(100):
         recorder.event(CLAIM, "Warning", "ProvisioningFailed", "pool full")
-    until(lambda: recorder.held_back == 95)
+    until(lambda: recorder.held_back == 95, 10, "the rest is held back", every=0.01)
     clock.now += 61
     recorder.event(CLAIM, "Warning", "ProvisioningFailed", "pool full")
     assert recorder.stop()
@@ -124,7 +125,7 @@ def test_what_was_held_back_shows_in_the_count(recorder: Recorder, server: Serve
 def test_a_passing_trouble_is_outwaited(recorder: Recorder, server: Server, trouble: Callable[[object], None]) -> None:
     server.next("create", trouble)
     recorder.event(CLAIM, "Normal", "Provisioning", "begins")
-    until(lambda: len(events(server)) == 1)
+    until(lambda: len(events(server)) == 1, 10, "an event is written", every=0.01)
     assert recorder.dropped == 0
 
 
@@ -136,7 +137,7 @@ def test_a_create_whose_answer_was_lost_makes_no_second_event(recorder: Recorder
 
     server.next("create", made_but_cut)
     recorder.event(CLAIM, "Normal", "Provisioning", "begins")
-    until(lambda: len(server.asked("create")) == 2)
+    until(lambda: len(server.asked("create")) == 2, 10, "it is tried again", every=0.01)
     assert recorder.stop()
     assert len(events(server)) == 1
     assert recorder.dropped == 0
@@ -156,7 +157,7 @@ def test_telling_never_waits_for_the_server(api: Api, server: Server) -> None:
     recorder.start()
     server.next("create", silent)
     recorder.event(VOLUME, "Normal", "First", "is being written")
-    until(lambda: len(server.requests) == 1)
+    until(lambda: len(server.requests) == 1, 10, "the first is being written", every=0.01)
     started = time.monotonic()
     for _ in range(1000):
         recorder.event(CLAIM, "Normal", "Provisioning", "begins")

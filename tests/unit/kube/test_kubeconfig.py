@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import trustme
 import yaml
-from tests.unit.kube.troubled_apiserver import Server
 
 from provisioner.kube import errors
 from provisioner.kube.credentials import Credentials
 from provisioner.kube.kubeconfig import Access, from_file, in_cluster, load
 from provisioner.kube.transport import Api
+from tests.unit.kube.troubled_apiserver import Server
 
 
 def kubeconfig(folder: Path, cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None) -> Path:

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.unit.kube.troubled_apiserver import Server, cut_off, page_of_a_proxy, refused, silent
 
 from provisioner.kube.leader import Elector, Timing, new_identity
 from provisioner.kube.resources import LEASES, Object
 from provisioner.kube.transport import Api
+from tests.harness.waiting import until
+from tests.unit.kube.troubled_apiserver import Server, cut_off, page_of_a_proxy, refused, silent
 
 FAST = Timing(lease=2.0, renew=1.2, retry=0.1)
 LEASE = ("leases", "ceph", "claims")
@@ -142,7 +143,7 @@ def test_a_short_trouble_costs_nothing(server: Server, campaign: Campaign) -> No
     assert replica.leads()
     server.next("update", refused(500, "InternalError"), cut_off, page_of_a_proxy(502))
     renewals = len(server.asked("update"))
-    until(lambda: len(server.asked("update")) > renewals + 6)
+    until(lambda: len(server.asked("update")) > renewals + 6, 10, "renewals go on", every=0.01)
     assert replica.history == ["started"]
 
 
@@ -156,7 +157,7 @@ def test_a_renewal_whose_answer_was_lost_is_still_one(server: Server, campaign: 
 
     server.next("update", done_but_cut)
     renewals = len(server.asked("update"))
-    until(lambda: len(server.asked("update")) > renewals + 4)
+    until(lambda: len(server.asked("update")) > renewals + 4, 10, "renewals go on", every=0.01)
     assert replica.history == ["started"]
 
 
@@ -172,7 +173,7 @@ def test_a_lease_deleted_by_hand_is_made_again(server: Server, campaign: Campaig
     replica = campaign("one")
     assert replica.leads()
     server.kept.remove(LEASE)
-    until(lambda: LEASE in server.kept.objects)
+    until(lambda: LEASE in server.kept.objects, 10, "the lease is back", every=0.01)
     assert replica.history == ["started"]
 
 
@@ -181,13 +182,13 @@ def test_who_lost_the_lead_campaigns_again(server: Server, campaign: Campaign) -
     assert replica.leads()
     held_by(server, "usurper", seconds=1)
     assert replica.stopped.wait(5)
-    until(lambda: replica.history == ["started", "stopped", "started"])
+    until(lambda: replica.history == ["started", "stopped", "started"], 10, "it leads again", every=0.01)
 
 
 def test_of_many_one_leads_at_a_time(campaign: Campaign) -> None:
     replicas = [campaign(f"replica-{index}") for index in range(5)]
     for left in range(5, 0, -1):
-        until(lambda: any(replica.elector.leading for replica in replicas))
+        until(lambda: any(replica.elector.leading for replica in replicas), 10, "one leads", every=0.01)
         leaders = [replica for replica in replicas if replica.elector.leading]
         assert len(leaders) == 1
         assert len(replicas) == left
@@ -198,7 +199,7 @@ def test_of_many_one_leads_at_a_time(campaign: Campaign) -> None:
 def test_a_stranger_does_not_release_anothers_lease(server: Server, campaign: Campaign) -> None:
     held_by(server, "other", seconds=60)
     replica = campaign("one")
-    until(lambda: replica.elector.holder == "other")
+    until(lambda: replica.elector.holder == "other", 10, "it has looked", every=0.01)
     assert replica.elector.stop()
     assert lease(server)["holderIdentity"] == "other"
 

@@ -5,6 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
+from provisioner.kube.backoff import Backoff
+from provisioner.kube.reflector import Pace, Reflector
+from provisioner.kube.resources import PERSISTENT_VOLUMES, Object
+from provisioner.kube.transport import Api
+from tests.harness.waiting import until
 from tests.unit.kube.troubled_apiserver import (
     Answer,
     Server,
@@ -16,11 +22,6 @@ from tests.unit.kube.troubled_apiserver import (
     silent,
     streamed,
 )
-
-from provisioner.kube.backoff import Backoff
-from provisioner.kube.reflector import Pace, Reflector
-from provisioner.kube.resources import PERSISTENT_VOLUMES, Object
-from provisioner.kube.transport import Api
 
 VOLUMES = PERSISTENT_VOLUMES.path()
 FAST = Pace(watch=60, silence=0.5, page=3, backoff=Backoff(first=0.02, most=0.1))
@@ -44,7 +45,7 @@ class Diary:
     def has(self, *lines: str) -> bool:
         """Whether exactly these lines come, within a while."""
         with self._changed:
-            return self._changed.until(lambda: self.lines == list(lines), 10)
+            return self._changed.wait_for(lambda: self.lines == list(lines), 10)
 
 
 def volume(name: str, claim: str = "") -> Object:
@@ -120,14 +121,14 @@ def test_a_watch_goes_on_from_the_last_version_seen(server: Server, reflect: Sta
     server.next("watch", streamed(("MODIFIED", {**seen, "metadata": {**seen["metadata"], "resourceVersion": "777"}})))
     reflect()
     assert diary.has("new a", "changed a")
-    until(lambda: len(server.asked("watch")) > 1)
+    until(lambda: len(server.asked("watch")) > 1, 10, "a second watch", every=0.01)
     assert server.asked("watch")[1].params["resourceVersion"] == "777"
 
 
 def test_a_bookmark_moves_the_version_and_tells_nothing(server: Server, reflect: Start, diary: Diary) -> None:
     server.next("watch", streamed(("BOOKMARK", {"kind": "Thing", "metadata": {"resourceVersion": "888"}})))
     reflect()
-    until(lambda: len(server.asked("watch")) > 1)
+    until(lambda: len(server.asked("watch")) > 1, 10, "a second watch", every=0.01)
     assert server.asked("watch")[1].params["resourceVersion"] == "888"
     assert diary.lines == []
 
@@ -155,7 +156,7 @@ def test_a_gone_version_in_the_middle_of_a_watch_is_the_same(server: Server, ref
     reflector = reflect()
     put(server, "a")
     assert diary.has("new a")
-    until(lambda: reflector.lists == 2)
+    until(lambda: reflector.lists == 2, 10, "a second list", every=0.01)
 
 
 def test_one_deleted_and_made_again_unseen_is_gone_and_new(server: Server, reflect: Start, diary: Diary) -> None:
@@ -175,7 +176,7 @@ def test_a_second_list_of_the_same_tells_nothing(server: Server, reflect: Start,
     put(server, "a")
     server.next("watch", refused(410, "Expired"))
     reflector = reflect()
-    until(lambda: reflector.lists == 2)
+    until(lambda: reflector.lists == 2, 10, "a second list", every=0.01)
     put(server, "b")
     assert diary.has("new a", "new b")
 
@@ -194,7 +195,7 @@ def test_a_list_that_fails_is_tried_again(server: Server, reflect: Start, troubl
 def test_a_refused_watch_has_it_list_again(server: Server, reflect: Start) -> None:
     server.next("watch", refused(504, "Timeout"))
     reflector = reflect()
-    until(lambda: reflector.lists == 2)
+    until(lambda: reflector.lists == 2, 10, "a second list", every=0.01)
 
 
 def test_a_server_under_load_is_not_asked_for_the_list_again(server: Server, reflect: Start, diary: Diary) -> None:
@@ -210,7 +211,7 @@ def test_a_server_that_ends_every_watch_is_not_asked_without_pause(api: Api, ser
     reflector = Reflector(api, VOLUMES, diary, pace=Pace(backoff=Backoff(first=0.2, most=0.2)))
     reflector.start()
     started = time.monotonic()
-    until(lambda: len(server.asked("watch")) == 5)
+    until(lambda: len(server.asked("watch")) == 5, 10, "a fifth watch", every=0.01)
     assert time.monotonic() - started >= 4 * 0.2
     assert reflector.stop()
 
@@ -227,7 +228,7 @@ def test_a_restart_of_the_server_loses_nothing(server: Server, reflect: Start, d
 def test_its_trouble_can_be_told(server: Server, reflect: Start) -> None:
     server.next("list", *[refused(403, "Forbidden")] * 1000)
     reflector = reflect()
-    until(lambda: "403 Forbidden" in reflector.trouble)
+    until(lambda: "403 Forbidden" in reflector.trouble, 10, "the trouble is told", every=0.01)
     assert not reflector.synced
 
 
@@ -255,13 +256,13 @@ def test_managed_fields_are_not_kept(server: Server, reflect: Start, diary: Diar
 def test_selectors_go_with_list_and_watch(server: Server, reflect: Start) -> None:
     reflector = reflect(selectors={"fieldSelector": "metadata.name=a"})
     assert reflector.wait_synced(10)
-    until(lambda: bool(server.asked("watch")))
+    until(lambda: bool(server.asked("watch")), 10, "a watch", every=0.01)
     assert {request.params["fieldSelector"] for request in server.requests} == {"metadata.name=a"}
 
 
 def test_stopping_does_not_wait_for_news(server: Server, api: Api, diary: Diary) -> None:
     reflector = Reflector(api, VOLUMES, diary)
     reflector.start()
-    until(lambda: bool(server.asked("watch")))
+    until(lambda: bool(server.asked("watch")), 10, "a watch", every=0.01)
     assert reflector.stop(timeout=5)
     assert not reflector.alive

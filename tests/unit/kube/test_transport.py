@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 import trustme
+
+from provisioner.kube import errors
+from provisioner.kube.kubeconfig import Access
+from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object
+from provisioner.kube.transport import Api, Limits
 from tests.unit.kube.troubled_apiserver import (
     Server,
     cut_in_an_event,
@@ -17,11 +22,6 @@ from tests.unit.kube.troubled_apiserver import (
     silent,
     streamed,
 )
-
-from provisioner.kube import errors
-from provisioner.kube.kubeconfig import Access
-from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object
-from provisioner.kube.transport import Api, Limits
 
 VOLUMES = PERSISTENT_VOLUMES.path()
 CLAIMS = PERSISTENT_VOLUME_CLAIMS.path("default")

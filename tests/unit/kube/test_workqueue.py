@@ -103,9 +103,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock.now += 100
         self.wanted |= set(self.later)
         handed = set()
-        while (key := self.queue.get(timeout=0)) is not None:
-            handed.add(key)
-            self.queue.done(key)
+        while (given := self.queue.get(timeout=0)) is not None:
+            handed.add(given)
+            self.queue.done(given)
         assert handed == self.wanted
 
 

@@ -299,7 +299,12 @@ def cut_off(handler: Handler) -> None:
     handler.close_connection = True
 
 
-def streamed(*events: tuple[str, object], then: Answer = lambda handler: handler.wfile.write(b"0\r\n\r\n")) -> Answer:
+def ended(handler: Handler) -> None:
+    """The end of a watch as it should be."""
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def streamed(*events: tuple[str, object], then: Answer = ended) -> Answer:
     """A watch that sends these events and then ends, or as `then` says."""
 
     def answer(handler: Handler) -> None:
@@ -320,4 +325,4 @@ def cut_in_an_event(handler: Handler) -> None:
 def nonsense(handler: Handler) -> None:
     """The end of a watch that sends what is no JSON."""
     handler.chunk(b"}{ not json\n")
-    handler.wfile.write(b"0\r\n\r\n")
+    ended(handler)
