@@ -19,7 +19,8 @@ from provisioner.core.model import Credentials, Volume
 PREFIX = "cp-"
 """Opens the name of every user that we give out; our own rights to mint and remove users end at this prefix."""
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
-_MON_CAPS = "profile rbd"
+_OTHER_CAPS = ["mon", "profile rbd", "mgr", "allow command none", "mds", "allow r fsname=none"]
+"""What any RBD client needs of the monitors; nothing of the others, said in words that our own rights to mint demand."""
 
 
 def user_name(volume: Volume, pool_id: int) -> str:
@@ -27,16 +28,18 @@ def user_name(volume: Volume, pool_id: int) -> str:
     return f"{PREFIX}{_UNFIT.sub('_', volume.id.image)}.{pool_id:x}-{volume.image_id}"
 
 
-def osd_caps(volume: Volume) -> str:
-    """What the user may do with objects."""
+def osd_caps(volume: Volume, pool_id: int) -> str:
+    """What the user may do with objects: all of its own image, and the way from the name to the id."""
     place, image_id = volume.id.place, volume.image_id
     own = _where(place.pool, place.namespace)
     data = _where(volume.data_pool or place.pool, place.namespace)
     clauses = [
-        f"allow rwx {data} object_prefix rbd_data.{_data_id(volume)}{image_id}.",
+        f"allow rwx {data} object_prefix rbd_data.{f'{pool_id}.' if volume.data_pool else ''}{image_id}.",
         f"allow rwx {own} object_prefix rbd_header.{image_id}",
         f"allow rwx {own} object_prefix rbd_object_map.{image_id}",
-        f"allow rx {own} object_prefix rbd_id.{volume.id.image}",
+        f"allow r class-read {own} object_prefix rbd_id.{volume.id.image}",
+        # the pool's own settings for images, which librbd reads outside any namespace and fails without
+        f"allow class-read pool={place.pool} object_prefix rbd_info",
     ]
     return ", ".join(clauses)
 
@@ -46,7 +49,7 @@ def grant(connection: Connection, pool: rados.Ioctx, volume: Volume) -> Credenti
     if longer := headers.longer_ids(pool, volume.image_id):
         raise Unsupported(f"the id of {volume.id} begins that of image {longer[0]}: delete and make it again")
     user = user_name(volume, pool.get_pool_id())
-    caps = ["mon", _MON_CAPS, "osd", osd_caps(volume)]
+    caps = ["osd", osd_caps(volume, pool.get_pool_id()), *_OTHER_CAPS]
     answer = connection.command("auth get-or-create", entity=f"client.{user}", caps=caps)
     (entry,) = msgspec.json.decode(answer, type=list[dict[str, Any]])
     return Credentials(user, entry["key"])
@@ -57,7 +60,7 @@ def revoke(connection: Connection, user: str) -> None:
     if not user.startswith(PREFIX):
         raise InvalidRequest("user", user, f"only users that begin with {PREFIX} are ours to remove")
     try:
-        connection.command("auth del", entity=f"client.{user}")
+        connection.command("auth rm", entity=f"client.{user}")
     except NotFound:
         return
 
@@ -75,7 +78,3 @@ def _address(vector: Sequence[dict[str, Any]]) -> str:
 
 def _where(pool: str, namespace: str) -> str:
     return f"pool={pool} namespace={namespace}" if namespace else f"pool={pool}"
-
-
-def _data_id(volume: Volume) -> str:
-    return ""
