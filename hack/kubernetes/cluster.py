@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from . import flags, pki
@@ -25,7 +26,7 @@ CONTROLLER_MANAGER, SCHEDULER = "kube-controller-manager", "kube-scheduler"
 BATCHES = ((ETCD, APISERVER), (CONTROLLER_MANAGER, SCHEDULER))
 DAEMONS = tuple(name for batch in BATCHES for name in batch)
 SECONDS_TO_START = 120.0
-SECONDS_TO_STOP = 15.0
+SECONDS_TO_STOP = 5.0
 SECONDS_BETWEEN_LOOKS = 0.05
 
 
@@ -134,7 +135,7 @@ class Cluster:
         for name, command in commands.items():
             self._ensure(name, command, undo)
         for name in commands:
-            self._wait(name, lambda name=name: self._is_ready(name))  # type: ignore[misc]
+            self._wait(name, partial(self._is_ready, name))
         say(f"{' and '.join(commands)}: ready in {time.monotonic() - started:.1f} s")
 
     def _ensure(self, daemon: str, command: tuple[str, ...], undo: ExitStack) -> None:
@@ -199,7 +200,7 @@ class Cluster:
 
     def _last_words(self, daemon: str) -> str:
         lines = self._log(daemon).read_text(errors="replace").splitlines()[-8:]
-        return "; ".join(["", f"the end of {self._log(daemon)}:"]) + "\n" + "\n".join(lines)
+        return "\n".join([f"; {self._log(daemon)} ends with", *lines])
 
 
 def free_ports() -> flags.Ports:
