@@ -11,18 +11,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from provisioner.claims import objects
-from provisioner.claims.classes import Class, Classes
+from provisioner.claims import finalizers, objects, request
+from provisioner.claims.classes import Class, Classes, refuse_other_cluster
 from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Choice, Kubelets, choose
 from provisioner.claims.outcomes import is_outcome_known
-from provisioner.claims.quantity import to_bytes
 from provisioner.claims.volume import Maker
-from provisioner.core.errors import InvalidRequest, ProvisionerError, Unsupported
+from provisioner.core.errors import AlreadyExists, InvalidRequest, ProvisionerError
 from provisioner.core.ids import VolumeId, image_name
-from provisioner.core.model import CreateRequest, Credentials, SizeRange, Volume
+from provisioner.core.model import CreateRequest, Credentials, Volume
 from provisioner.core.volumes import Volumes
-from provisioner.kube.errors import Invalid, NotFound
+from provisioner.kube.errors import NotFound
 from provisioner.kube.events import Recorder
 from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object
 from provisioner.kube.store import Store
@@ -73,19 +72,25 @@ class Provisioner:
 
     def reconcile(self, claim: Object) -> None:
         """Do the next steps for the claim. Raises the core's and Kubernetes' errors; safe to call again at any time."""
-        if objects.is_being_deleted(claim):
+        if objects.asked_of(claim) != self._setting.provisioner:
+            return
+        if objects.is_being_deleted(claim) or objects.is_bound_elsewhere(claim):
             self._abandon(claim)
-        elif objects.is_bound(claim) or self._caches.volumes.get(objects.volume_name(claim)):
+        elif objects.is_bound(claim) or self._is_ours(self._caches.volumes.get(objects.volume_name(claim))):
             self._release(claim)
         elif (storage_class := self._class_of(claim)) is not None:
             self._provision(claim, storage_class)
+
+    def _is_ours(self, volume: Object | None) -> bool:
+        """Tell whether the PersistentVolume of the claim's name answers for its image, whichever claim it is bound to by now."""
+        return volume is not None and objects.is_served_by(volume, self._setting.provisioner)
 
     def _class_of(self, claim: Object) -> Object | None:
         """The claim's class, if it is for us to serve the claim now."""
         storage_class = self._caches.classes.get(objects.class_name(claim))
         if storage_class is None or storage_class.get("provisioner") != self._setting.provisioner:
             return None
-        if objects.asked_of(claim) != self._setting.provisioner:
+        if request.is_populated_by_others(claim):
             return None
         if objects.waits_for_consumer(storage_class) and not objects.selected_node(claim):
             return None
@@ -93,28 +98,31 @@ class Provisioner:
 
     def _provision(self, claim: Object, raw_class: Object) -> None:
         storage_class, choice = self._checked(claim, raw_class)
-        target = VolumeId(storage_class.place, image_name(storage_class.place, objects.volume_name(claim)))
         credentials = self._classes.credentials(storage_class.admin)
-        claim = self._hold(claim, storage_class, target)
-        volume = self._made(claim, storage_class, credentials)
-        handout, minted = self._handouts.give(claim, volume, storage_class, credentials)
-        body = self._maker.body(claim, volume, storage_class, handout, minted, native=choice.native)
-        self._maker.save(body)
-        self._on_saved(claim)
-        self._release(claim)
-        self._recorder.event(claim, "Normal", "ProvisioningSucceeded", f"made {volume.id} of {volume.size} bytes")
+        if storage_class.parameters.monitors:
+            refuse_other_cluster(storage_class, self._volumes.monitors(storage_class.place.cluster, credentials))
+        held = self._hold(claim, storage_class)
+        if held is None:
+            return
+        is_first_try = objects.CLAIM_FINALIZER not in objects.finalizers(claim)
+        volume = self._made(held, storage_class, credentials, is_first_try=is_first_try)
+        handout, minted = self._handouts.give(held, volume, storage_class, credentials)
+        self._maker.save(self._maker.body(held, volume, storage_class, handout, minted, native=choice.native))
+        self._on_saved(held)
+        self._release(held)
+        self._recorder.event(held, "Normal", "ProvisioningSucceeded", f"made {volume.id} of {volume.size} bytes")
 
     def _checked(self, claim: Object, raw_class: Object) -> tuple[Class, Choice]:
-        refuse_what_cannot_work(claim)
+        request.refuse_what_cannot_work(claim)
+        request.size_of(claim)
         storage_class = self._classes.resolve(raw_class)
         pv_type = storage_class.parameters.pv_type
         choice = choose(pv_type, [] if pv_type == "csi" else self._kubelets.versions())
         if choice.warning:
             self._recorder.event(claim, "Warning", "NotEveryNodeCanMount", choice.warning)
-        size_of(claim).choose()
         return storage_class, choice
 
-    def _made(self, claim: Object, storage_class: Class, credentials: Credentials | None) -> Volume:
+    def _made(self, claim: Object, storage_class: Class, credentials: Credentials | None, *, is_first_try: bool) -> Volume:
         name = claim["metadata"]["namespace"] + "/" + claim["metadata"]["name"]
         labels = {
             "provisioner": self._setting.provisioner,
@@ -123,23 +131,24 @@ class Provisioner:
             "claim-uid": objects.uid(claim),
             "class": storage_class.name,
         }
-        request = CreateRequest(
+        wanted = CreateRequest(
             objects.volume_name(claim),
             storage_class.place,
-            size_of(claim),
+            request.size_of(claim),
             storage_class.parameters.layout,
             labels,
             credentials,
         )
         try:
-            return self._volumes.create(request)
+            return self._volumes.create(wanted)
         except ProvisionerError as error:
-            if is_outcome_known(error):
-                self._release(claim)
+            if is_first_try and is_outcome_known(error):
+                self._release(claim)  # an earlier try may have left something: then only a cleaning up lets the claim go
             raise
 
-    def _hold(self, claim: Object, storage_class: Class, target: VolumeId) -> Object:
-        """Put our finalizer on the claim, with what it takes to clean up should its class be gone by then."""
+    def _hold(self, claim: Object, storage_class: Class) -> Object | None:
+        """Put our finalizer on the claim, with what cleaning up takes without its class; None if the claim is gone."""
+        target = VolumeId(storage_class.place, image_name(storage_class.place, objects.volume_name(claim)))
         noted = objects.annotations(claim)
         if noted.get(objects.VOLUME, str(target)) != str(target):
             self._forget(claim)
@@ -152,24 +161,18 @@ class Provisioner:
             "uid": objects.uid(claim),
             "resourceVersion": claim["metadata"]["resourceVersion"],
             "finalizers": sorted({*objects.finalizers(claim), objects.CLAIM_FINALIZER}),
-            "annotations": {key: value for key, value in wanted.items() if value},
+            "annotations": {key: value or None for key, value in wanted.items()},
         }
-        return self._api.patch(_path(claim), {"metadata": metadata})
+        try:
+            return self._api.patch(_path(claim), {"metadata": metadata})
+        except NotFound:
+            return None
 
     def _release(self, claim: Object) -> None:
-        """Take our finalizer off: by position, tested in the same step, so that no newer version of the claim matters."""
-        while objects.CLAIM_FINALIZER in (held := objects.finalizers(claim)):
-            at = f"/metadata/finalizers/{held.index(objects.CLAIM_FINALIZER)}"
-            steps = [{"op": "test", "path": at, "value": objects.CLAIM_FINALIZER}, {"op": "remove", "path": at}]
-            try:
-                claim = self._api.patch(_path(claim), steps, "json")
-            except Invalid:
-                claim = self._api.get(_path(claim))
-            except NotFound:
-                return
+        finalizers.take_off(self._api, _path(claim), claim, objects.CLAIM_FINALIZER)
 
     def _abandon(self, claim: Object) -> None:
-        """The claim goes: without a PersistentVolume to answer for it, so does everything that was made for it."""
+        """The claim goes its own way: without a PersistentVolume to answer for it, so does everything that was made for it."""
         if objects.CLAIM_FINALIZER not in objects.finalizers(claim):
             return
         if not self._is_saved(claim):
@@ -178,41 +181,25 @@ class Provisioner:
 
     def _is_saved(self, claim: Object) -> bool:
         try:
-            found = self._api.get(PERSISTENT_VOLUMES.path(name=objects.volume_name(claim)))
+            return self._is_ours(self._api.get(PERSISTENT_VOLUMES.path(name=objects.volume_name(claim))))
         except NotFound:
             return False
-        return objects.claim_uid_of(found) == objects.uid(claim)
 
     def _forget(self, claim: Object) -> None:
-        target = objects.volume_id(claim)
+        """Undo what was made for the claim. Raises what may pass; what says that nothing of ours is there is the end of it."""
         self._handouts.take_back_secret(self._handouts.secret_of(claim))
-        if target is not None:
-            credentials = self._classes.credentials(objects.annotations(claim).get(objects.ADMIN_SECRET, ""))
+        target = objects.noted_target(claim)
+        if target is None:
+            return
+        credentials = self._classes.credentials(objects.annotations(claim).get(objects.ADMIN_SECRET, ""))
+        try:
             self._volumes.abandon(target, credentials)
-
-
-def refuse_what_cannot_work(claim: Object) -> None:
-    """Raise InvalidRequest or Unsupported for a claim that no class could serve."""
-    spec = claim["spec"]
-    if spec.get("selector"):
-        raise InvalidRequest("spec.selector", spec["selector"], "a volume made for a claim can't be selected by labels")
-    source = spec.get("dataSourceRef") or spec.get("dataSource")
-    if source:
-        name = f"{source.get('kind')}/{source.get('name')}"
-        raise Unsupported(f"spec.dataSource {name!r}: making a volume from another one is not supported yet")
-    modes, block = objects.access_modes(claim), objects.volume_mode(claim) == "Block"
-    if "ReadWriteMany" in modes and not block:
-        raise InvalidRequest(
-            "spec.accessModes", ",".join(modes), "ReadWriteMany needs volumeMode Block: no file system on RBD has two writers"
-        )
-
-
-def size_of(claim: Object) -> SizeRange:
-    """What the claim requests, and limits, in bytes. Raises InvalidRequest naming the field."""
-    resources = claim["spec"].get("resources") or {}
-    required = (resources.get("requests") or {}).get("storage", "0")
-    limit = (resources.get("limits") or {}).get("storage", "0")
-    return SizeRange(to_bytes("spec.resources.requests.storage", required), to_bytes("spec.resources.limits.storage", limit))
+        except AlreadyExists as error:
+            log.warning("claim %s: %s; left alone", objects.uid(claim), error)
+        except InvalidRequest as error:
+            if error.field != "pool":
+                raise
+            log.warning("claim %s: %s; so there is nothing to remove", objects.uid(claim), error)
 
 
 def _path(claim: Object) -> str:

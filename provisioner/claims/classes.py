@@ -2,7 +2,9 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from provisioner.ceph.cluster import ClusterConfig
@@ -13,6 +15,8 @@ from provisioner.core.model import Credentials
 from provisioner.kube.errors import Forbidden, NotFound
 from provisioner.kube.resources import SECRETS, Object
 from provisioner.kube.transport import Api
+
+_ADDRESS = re.compile(r"(?:v[12]:)?(?:\[(?P<bracketed>[^]]*)\]|(?P<plain>[^:/]+))(?::[0-9]+)?(?:/[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,33 @@ class Classes:
             if set(parameters.monitors) & set(config.monitors):
                 return name
         if parameters.monitors:
-            raise InvalidRequest("parameters.monitors", ",".join(parameters.monitors), "belong to no cluster of the config file")
+            raise InvalidRequest(
+                "parameters.monitors",
+                ",".join(parameters.monitors),
+                "are no cluster's `monitors` in the config file; set clusterID",
+            )
         raise InvalidRequest("parameters.clusterID", "", f"must be one of {', '.join(sorted(known))}")
+
+
+def refuse_other_cluster(storage_class: Class, monitors: Sequence[str]) -> None:
+    """Raise InvalidRequest if the class' own list can't be of the cluster whose monitors these are.
+
+    The image would be made in one cluster and looked for in another. Names are taken on trust: only their resolver knows.
+    """
+    given = storage_class.parameters.monitors
+    hosts = [_host(monitor) for monitor in given]
+    if all(hosts) and not set(hosts) & {_host(monitor) for monitor in monitors}:
+        why = f"cluster {storage_class.place.cluster!r} has the monitors {', '.join(monitors)}; set clusterID"
+        raise InvalidRequest("parameters.monitors", ",".join(given), why)
+
+
+def _host(monitor: str) -> str:
+    """The IP address in a monitor's address, "" if it has a name."""
+    match = _ADDRESS.fullmatch(monitor)
+    try:
+        return str(ipaddress.ip_address(match["bracketed"] or match["plain"])) if match else ""
+    except ValueError:
+        return ""
 
 
 def read_credentials(api: Api, secret: SecretRef, old_user: str) -> Credentials:

@@ -7,6 +7,7 @@ to be done is read from the object, so that any number of changes, replicas and 
 import datetime
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,8 @@ from provisioner.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_SYNC = 60.0
+_LOOK = 1.0
+"""Seconds between two looks at whether the caches are filled and we still lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Controller:
         self._resolver = Classes(api, clusters)
         self._volumes = volumes
         self._elector = Elector(lease_api, options.namespace, options.lease, identity, self._lead, self._follow)
-        self._leading = threading.Event()
+        self._leading, self._started = threading.Event(), threading.Event()
         self._workers = [
             Workers(self._claim_queue, options.workers, self._work_on_claim, "claim"),
             Workers(self._volume_queue, max(options.workers // 2, 1), self._work_on_volume, "volume"),
@@ -94,18 +96,25 @@ class Controller:
         for workers in self._workers:
             workers.start()
         self._elector.start()
+        self._started.set()
 
     def stop(self, timeout: float = 20.0) -> None:
         """End the work at hand, then give the lease away at once, then the rest."""
+        deadline = time.monotonic() + timeout
         for workers in self._workers:
-            workers.stop(timeout)
-        self._elector.stop()
+            workers.stop(0)
+        for workers in self._workers:
+            workers.stop(max(deadline - time.monotonic(), 0))
+        if self._started.is_set():
+            self._elector.stop()
         self._recorder.stop()
         for reflector in self._reflectors():
             reflector.stop()
 
     def unhealthy(self) -> list[str]:
         """What is broken beyond hope: a thread that should run doesn't."""
+        if not self._started.is_set():
+            return []
         dead = [f"watch of {reflector.path} ended" for reflector in self._reflectors() if not reflector.alive]
         return dead if self._elector.alive else [*dead, "the campaign for the lease ended"]
 
@@ -134,7 +143,7 @@ class Controller:
             self._saved,
         )
         self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts)
-        self._resizer = Resizer(self._api, self._volumes, self._resolver, self._pvs.store, self._recorder, setting.provisioner)
+        self._resizer = Resizer(self._api, self._volumes, self._resolver, self._recorder, setting.provisioner)
         self._sweeper = Sweeper(self._api, self._volumes, self._resolver, setting)
 
     def _kubernetes_id(self) -> str:
@@ -147,19 +156,14 @@ class Controller:
 
     def _take_up(self) -> None:
         """What a new leader does first: look at everything, then at what its predecessor may have left in Ceph."""
-        if not all(reflector.wait_synced(_SYNC) for reflector in self._reflectors()):
-            log.warning("the caches are not filled after %s s; the sweep is left for the next start", _SYNC)
-            return
+        while not all(reflector.wait_synced(_LOOK) for reflector in self._reflectors()):
+            if not self._leading.is_set():
+                return
         for item in self._claims.store.items():
             self._claim_queue.add(key_of(item))
         for item in self._pvs.store.items():
             self._volume_queue.add(key_of(item))
-        try:
-            swept = self._sweeper.sweep(self._classes.store.items())
-        except HANDLED as error:
-            log.warning("the sweep failed and is left for the next start: %s", error)
-            return
-        self._metrics.orphans.set(swept.orphans)
+        self._metrics.orphans.set(self._sweeper.sweep(self._classes.store.items()).orphans)
 
     def _follow(self) -> None:
         self._leading.clear()
@@ -170,10 +174,19 @@ class Controller:
             self._claim_queue.add(key_of(new))
 
     def _volume_changed(self, old: Object | None, new: Object | None) -> None:
-        if new is None or not objects.is_served_by(new, self._options.provisioner):
+        known = new or old
+        if known is None or not objects.is_served_by(known, self._options.provisioner):
             return
-        if old is None or _volume_signature(old) != _volume_signature(new):
+        if new is None:
+            self._wake_claim_of(known)
+        elif old is None or _volume_signature(old) != _volume_signature(new):
             self._volume_queue.add(key_of(new))
+
+    def _wake_claim_of(self, volume: Object) -> None:
+        """A volume that goes before its claim was bound to it leaves a claim that nothing else would wake."""
+        reference = volume["spec"].get("claimRef")
+        if reference:
+            self._claim_queue.add(f"{reference['namespace']}/{reference['name']}")
 
     def _class_changed(self, _old: Object | None, new: Object | None) -> None:
         if new is None or new.get("provisioner") != self._options.provisioner:

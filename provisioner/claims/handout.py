@@ -43,7 +43,7 @@ class Handouts:
         """Hand the volume out; the same again each time."""
         given = storage_class.parameters.given_user
         if given is not None:
-            monitors = storage_class.parameters.monitors or self._volumes.monitors(volume.id.place.cluster, credentials)
+            monitors = self._volumes.monitors(volume.id.place.cluster, credentials)
             self._volumes.mark_published(volume, credentials)
             secret = SecretRef(given.secret.namespace or claim["metadata"]["namespace"], given.secret.name)
             return Handout(tuple(monitors), given.user, secret), Minted()

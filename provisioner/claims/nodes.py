@@ -48,8 +48,11 @@ def _version_only(node: Object) -> Object:
 
 
 def choose(pv_type: str, versions: list[str]) -> Choice:
-    """Decide what to make. Raises Unsupported where no kubelet could ever mount a native volume."""
-    native = [has_rbd_plugin(version) for version in versions]
+    """Decide what to make. Raises Unsupported where no kubelet could ever mount a native volume.
+
+    A node whose kubelet hasn't said its version yet tells nothing.
+    """
+    native = [version <= LAST_NATIVE for version in map(_parsed, versions) if version]
     if pv_type == "csi":
         return Choice(native=False)
     if pv_type == "auto":
@@ -57,8 +60,9 @@ def choose(pv_type: str, versions: list[str]) -> Choice:
     if not native:
         return Choice(native=True, warning="no node is registered yet: kubelets up to 1.30 can mount a native rbd volume")
     if not any(native):
+        oldest = min(filter(_parsed, versions), key=_parsed)
         raise Unsupported(
-            f"pvType native: no kubelet can mount it, the oldest is {min(versions, key=_parsed)} and the rbd plugin "
+            f"parameters.pvType 'native': no kubelet can mount it, the oldest is {oldest} and the rbd plugin "
             "ended with 1.30; set pvType: csi in the StorageClass and run the CSI node service"
         )
     unable = len(native) - sum(native)
@@ -68,11 +72,6 @@ def choose(pv_type: str, versions: list[str]) -> Choice:
     )
 
 
-def has_rbd_plugin(version: str) -> bool:
-    """Tell whether a kubelet of that version maps rbd volumes itself."""
-    return _parsed(version) <= LAST_NATIVE
-
-
-def _parsed(version: str) -> tuple[int, int]:
+def _parsed(version: str) -> tuple[int, ...]:
     match = _VERSION.match(version)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    return (int(match[1]), int(match[2])) if match else ()

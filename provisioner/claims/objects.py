@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from provisioner.core.errors import NotFound
-from provisioner.core.ids import VolumeId
+from provisioner.core.errors import InvalidRequest, NotFound
+from provisioner.core.ids import VolumeId, image_name
 from provisioner.kube.resources import Object
 
 DOMAIN = "ceph-provisioner.io"
@@ -80,6 +80,11 @@ def is_bound(claim: Object) -> bool:
     return bool(claim["spec"].get("volumeName"))
 
 
+def is_bound_elsewhere(claim: Object) -> bool:
+    """Tell whether the claim names a PersistentVolume that is not the one we would make for it."""
+    return claim["spec"].get("volumeName", "") not in ("", volume_name(claim))
+
+
 def volume_mode(claim: Object) -> str:
     """Filesystem or Block."""
     return claim["spec"].get("volumeMode") or "Filesystem"
@@ -95,12 +100,25 @@ def is_served_by(volume: Object, provisioner: str) -> bool:
     return annotations(volume).get(PROVISIONED_BY) == provisioner
 
 
-def volume_id(item: Object) -> VolumeId | None:
-    """The id in an object's annotation; None for one that names nothing."""
+def volume_id(volume: Object) -> VolumeId:
+    """The id in a PersistentVolume's annotation. Raises InvalidRequest for one that names nothing: then it was edited."""
+    said = annotations(volume).get(VOLUME, "")
     try:
-        return VolumeId.parse(annotations(item).get(VOLUME, ""))
+        return VolumeId.parse(said)
+    except NotFound as error:
+        raise InvalidRequest(f"metadata.annotations[{VOLUME}]", said, "is no volume id") from error
+
+
+def noted_target(claim: Object) -> VolumeId | None:
+    """The image that the claim's annotation names, if that can be the claim's own.
+
+    Whoever may edit claims writes annotations: one that names another claim's image must lead nowhere.
+    """
+    try:
+        target = VolumeId.parse(annotations(claim).get(VOLUME, ""))
     except NotFound:
         return None
+    return target if target.image == image_name(target.place, volume_name(claim)) else None
 
 
 def claim_uid_of(volume: Object) -> str:

@@ -75,6 +75,7 @@ def read_parameters(given: Mapping[str, str]) -> ClassParameters:
     said = _canonical(given)
     _refuse_image_format(said)
     secrets = _secrets(said)
+    admin, admin_user = _admin(said, secrets)
     parameters = ClassParameters(
         cluster=said.get("clusterID", ""),
         monitors=_list(said.get("monitors", "")),
@@ -83,8 +84,8 @@ def read_parameters(given: Mapping[str, str]) -> ClassParameters:
         layout=_layout(said),
         pv_type=_pv_type(said),
         fs_type=_choice(said, "csi.storage.k8s.io/fstype", FS_TYPES, "ext4"),
-        admin=secrets.get("provisioner") or _old_admin(said),
-        admin_user=said.get("adminId", "admin"),
+        admin=admin,
+        admin_user=admin_user,
         given_user=_given_user(said),
         on_nodes={name: said[name] for name in _ON_NODES if name in said},
         secrets=secrets,
@@ -164,19 +165,30 @@ def _secrets(said: Mapping[str, str]) -> dict[str, SecretRef]:
     return found
 
 
-def _old_admin(said: Mapping[str, str]) -> SecretRef | None:
+def _admin(said: Mapping[str, str], secrets: Mapping[str, SecretRef]) -> tuple[SecretRef | None, str]:
+    """The Secret to work with, and the user of one that holds a key only: ceph-csi's names for it, or the old ones."""
     name = said.get("adminSecretName", "")
-    return SecretRef(said.get("adminSecretNamespace", "default"), name) if name else None
+    if not name:
+        _refuse_without(said, "adminSecretName", "adminId", "adminSecretNamespace")
+        return secrets.get("provisioner"), "admin"
+    if "provisioner" in secrets:
+        raise InvalidRequest("parameters.adminSecretName", name, "is given beside csi.storage.k8s.io/provisioner-secret-name")
+    return SecretRef(said.get("adminSecretNamespace") or "default", name), said.get("adminId") or "admin"
 
 
 def _given_user(said: Mapping[str, str]) -> GivenUser | None:
-    secret = said.get("userSecretName", "")
-    if not secret:
-        if said.get("userSecretNamespace"):
-            raise InvalidRequest("parameters.userSecretName", "", "is needed beside userSecretNamespace")
+    name = said.get("userSecretName", "")
+    if not name:
+        _refuse_without(said, "userSecretName", "userId", "userSecretNamespace")
         return None
-    user = said.get("userId") or said.get("adminId", "admin")
-    return GivenUser(user, SecretRef(said.get("userSecretNamespace", ""), secret))
+    user = said.get("userId") or said.get("adminId") or "admin"
+    return GivenUser(user, SecretRef(said.get("userSecretNamespace", ""), name))
+
+
+def _refuse_without(said: Mapping[str, str], needed: str, *names: str) -> None:
+    for name in names:
+        if said.get(name):
+            raise InvalidRequest(f"parameters.{name}", said[name], f"means nothing without {needed}")
 
 
 def _refuse_what_kubelets_cannot(parameters: ClassParameters) -> None:

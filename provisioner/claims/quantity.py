@@ -1,15 +1,16 @@
 """Kubernetes quantities of storage, to and from bytes."""
 
+import math
 import re
-from decimal import Decimal
+from fractions import Fraction
 
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import MIB
 
 _BINARY = {f"{letter}i": 1024**power for power, letter in enumerate("KMGTPE", 1)}
-_DECIMAL = {"": 1, "m": Decimal("0.001"), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
-_UNITS = {**_BINARY, **_DECIMAL}
-_QUANTITY = re.compile(r"([+-]?[0-9]*\.?[0-9]+|[+-]?[0-9]+\.)(?:([eE][+-]?[0-9]{1,3})|([KMGTPE]i|[mkMGTPE]?))")
+_DECIMAL = {letter: Fraction(1000) ** power for power, letter in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"), -3)}
+_UNITS: dict[str, Fraction] = {unit: Fraction(factor) for unit, factor in (_BINARY | _DECIMAL).items()}
+_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]{1,3})|([KMGTPE]i|[numkMGTPE]?))")
 
 
 def to_bytes(field: str, text: str) -> int:
@@ -18,8 +19,8 @@ def to_bytes(field: str, text: str) -> int:
     if match is None:
         raise InvalidRequest(field, text, "is not a quantity")
     number, exponent, unit = match.groups()
-    exact = Decimal(number + exponent) if exponent else Decimal(number) * _UNITS[unit or ""]
-    return int(exact.to_integral_value(rounding="ROUND_CEILING"))
+    factor = Fraction(10) ** int(exponent) if exponent else _UNITS[unit]
+    return math.ceil(Fraction(number) * factor)
 
 
 def from_bytes(size: int) -> str:

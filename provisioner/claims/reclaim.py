@@ -3,9 +3,9 @@
 Delete: image, user and Secret go, then the object. Retain: the image stays; when the object goes, so do its user and Secret.
 """
 
-import logging
+from enum import Enum
 
-from provisioner.claims import objects
+from provisioner.claims import finalizers, objects
 from provisioner.claims.classes import Classes
 from provisioner.claims.handout import Handouts
 from provisioner.core.volumes import Volumes
@@ -13,7 +13,24 @@ from provisioner.kube.errors import NotFound
 from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object
 from provisioner.kube.transport import Api
 
-log = logging.getLogger(__name__)
+
+class End(Enum):
+    """What is due to a PersistentVolume, were it nobody's any more."""
+
+    NOT_YET = "it serves, or is kept"
+    KEEP_IMAGE = "the object goes, with its user and Secret"
+    DELETE_IMAGE = "everything goes"
+
+
+def end_of(volume: Object) -> End:
+    """Tell what the policy says of the volume as it is."""
+    policy, leaving = volume["spec"].get("persistentVolumeReclaimPolicy"), objects.is_being_deleted(volume)
+    released = (volume.get("status") or {}).get("phase") in ("Released", "Failed")
+    if objects.VOLUME_FINALIZER not in objects.finalizers(volume) or not (leaving or released):
+        return End.NOT_YET
+    if policy == "Delete":
+        return End.DELETE_IMAGE
+    return End.KEEP_IMAGE if leaving else End.NOT_YET
 
 
 class Reclaimer:
@@ -25,20 +42,24 @@ class Reclaimer:
 
     def reconcile(self, volume: Object) -> None:
         """Do what the policy says if the volume is free. Raises the core's and Kubernetes' errors; safe to call again."""
-        policy, leaving = volume["spec"].get("persistentVolumeReclaimPolicy"), objects.is_being_deleted(volume)
-        released = (volume.get("status") or {}).get("phase") in ("Released", "Failed")
-        if not (leaving or (released and policy == "Delete")):
+        if end_of(volume) is End.NOT_YET:
             return
-        if objects.VOLUME_FINALIZER not in objects.finalizers(volume) or self._is_claimed(volume):
+        fresh = self._as_it_is_now(volume)
+        if fresh is None or (end := end_of(fresh)) is End.NOT_YET or self._is_claimed(fresh):
             return
-        if policy == "Delete":
-            self._delete_image(volume)
-        if policy == "Delete" or leaving:
-            self._take_back(volume)
-            self._let_go(volume, leaving=leaving)
+        self._take_away(fresh, end)
+        self._let_go(fresh)
+
+    def _as_it_is_now(self, volume: Object) -> Object | None:
+        """Ask the server itself: a cache may not have heard that somebody changed the policy to save the data."""
+        try:
+            found = self._api.get(_path(volume))
+        except NotFound:
+            return None
+        return found if objects.uid(found) == objects.uid(volume) else None
 
     def _is_claimed(self, volume: Object) -> bool:
-        """Ask the server itself: a cache may not have heard of a claim that was just made."""
+        """Tell whether the claim that the volume is reserved to is there, and didn't take another volume."""
         reference = volume["spec"].get("claimRef") or {}
         if not reference.get("uid"):
             return False
@@ -46,29 +67,27 @@ class Reclaimer:
             claim = self._api.get(PERSISTENT_VOLUME_CLAIMS.path(reference["namespace"], reference["name"]))
         except NotFound:
             return False
-        return objects.uid(claim) == objects.claim_uid_of(volume)
+        name = claim["spec"].get("volumeName") or volume["metadata"]["name"]
+        return objects.uid(claim) == reference["uid"] and bool(name == volume["metadata"]["name"])
 
-    def _delete_image(self, volume: Object) -> None:
+    def _take_away(self, volume: Object, end: End) -> None:
         target, noted = objects.volume_id(volume), objects.annotations(volume)
-        if target is not None:
-            credentials = self._classes.credentials(noted.get(objects.ADMIN_SECRET, ""))
+        credentials = self._classes.credentials(noted.get(objects.ADMIN_SECRET, ""))
+        if end is End.DELETE_IMAGE:
             self._volumes.delete(target, credentials, noted.get(objects.IMAGE_ID, ""))
-
-    def _take_back(self, volume: Object) -> None:
-        target, noted = objects.volume_id(volume), objects.annotations(volume)
-        if (user := noted.get(objects.USER)) and target is not None:
-            credentials = self._classes.credentials(noted.get(objects.ADMIN_SECRET, ""))
+        if user := noted.get(objects.USER):
             self._volumes.revoke(target, user, credentials)
         if secret := noted.get(objects.SECRET):
             self._handouts.take_back_secret(secret)
 
-    def _let_go(self, volume: Object, *, leaving: bool) -> None:
-        path = PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"])
-        try:
-            if not leaving:
-                volume = self._api.delete(path, {"preconditions": {"uid": objects.uid(volume)}})
-            rest = [name for name in objects.finalizers(volume) if name != objects.VOLUME_FINALIZER]
-            version = volume["metadata"]["resourceVersion"]
-            self._api.patch(path, {"metadata": {"finalizers": rest, "resourceVersion": version}})
-        except NotFound:
-            return
+    def _let_go(self, volume: Object) -> None:
+        if not objects.is_being_deleted(volume):
+            try:
+                self._api.delete(_path(volume), {"preconditions": {"uid": objects.uid(volume)}})
+            except NotFound:
+                return
+        finalizers.take_off(self._api, _path(volume), volume, objects.VOLUME_FINALIZER)
+
+
+def _path(volume: Object) -> str:
+    return PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"])

@@ -4,55 +4,75 @@ The order is that of Kubernetes' own resizers: capacity is never promised before
 image has grown; a file system is grown by the kubelet, which the claim's condition FileSystemResizePending asks for.
 """
 
-from provisioner.claims import objects
+from enum import Enum
+
+from provisioner.claims import objects, request
 from provisioner.claims.classes import Classes
 from provisioner.claims.quantity import from_bytes, to_bytes
-from provisioner.core.errors import InvalidRequest
-from provisioner.core.model import SizeRange
 from provisioner.core.volumes import Volumes
 from provisioner.kube.events import Recorder
 from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object
-from provisioner.kube.store import Store
 from provisioner.kube.times import now_seconds
 from provisioner.kube.transport import Api
 
 _RESIZING, _FS_PENDING = "Resizing", "FileSystemResizePending"
 
 
+class Step(Enum):
+    """What is due to a bound claim's size."""
+
+    NOTHING = "it has what it asks for, or its node has to act"
+    GROW = "the image and the PersistentVolume are too small"
+    TELL = "the volume has grown, and the claim does not say so"
+
+
+def next_step(claim: Object, volume: Object) -> Step:
+    """Compare what the claim requests, what it says that it has, and what the PersistentVolume has."""
+    wanted, has = request.requested_bytes(claim), _capacity(volume["spec"])
+    if not is_short(claim):
+        return Step.NOTHING
+    if wanted > has:
+        return Step.GROW
+    return Step.NOTHING if _waits_for_node(claim) else Step.TELL
+
+
+def is_short(claim: Object) -> bool:
+    """Tell whether the claim requests more than it says that it has; one that says nothing yet is just being bound."""
+    tells = _capacity(claim.get("status") or {})
+    return 0 < tells < request.requested_bytes(claim)
+
+
 class Resizer:
     """Brings the size of one bound claim's volume to what the claim requests."""
 
-    def __init__(
-        self, api: Api, volumes: Volumes, classes: Classes, cached_volumes: Store, recorder: Recorder, provisioner: str
-    ) -> None:
+    def __init__(self, api: Api, volumes: Volumes, classes: Classes, recorder: Recorder, provisioner: str) -> None:
         self._api, self._volumes, self._classes = api, volumes, classes
-        self._cached, self._recorder, self._provisioner = cached_volumes, recorder, provisioner
+        self._recorder, self._provisioner = recorder, provisioner
 
     def reconcile(self, claim: Object) -> None:
         """Grow what is too small. Raises the core's and Kubernetes' errors; safe to call again."""
-        volume = self._cached.get(claim["spec"].get("volumeName", ""))
-        if volume is None or objects.is_being_deleted(claim) or not self._is_ours_to_grow(claim, volume):
+        if objects.is_being_deleted(claim) or not objects.is_bound(claim) or not is_short(claim):
             return
-        wanted = to_bytes("spec.resources.requests.storage", claim["spec"]["resources"]["requests"]["storage"])
-        has, tells = _capacity(volume["spec"]), _capacity(claim.get("status") or {})
-        if not tells or wanted <= min(has, tells) or (wanted <= has and _waits_for_node(claim)):
+        # of the server: should a cache not have the volume yet, nobody would look at this claim again
+        volume = self._api.get(PERSISTENT_VOLUMES.path(name=claim["spec"]["volumeName"]))
+        if not self._is_ours_to_grow(claim, volume):
             return
-        if wanted > has:
-            volume = self._grow(claim, volume, wanted)
-        self._tell(claim, _capacity(volume["spec"]))
+        step = next_step(claim, volume)
+        if step is Step.GROW:
+            volume = self._grow(claim, volume)
+        if step is not Step.NOTHING:
+            self._tell(claim, _capacity(volume["spec"]))
 
     def _is_ours_to_grow(self, claim: Object, volume: Object) -> bool:
         native = "rbd" in volume["spec"]
         bound = objects.claim_uid_of(volume) == objects.uid(claim)
         return native and bound and objects.is_served_by(volume, self._provisioner)
 
-    def _grow(self, claim: Object, volume: Object, wanted: int) -> Object:
-        target, noted = objects.volume_id(volume), objects.annotations(volume)
-        if target is None:
-            raise InvalidRequest(f"annotation {objects.VOLUME}", noted.get(objects.VOLUME, ""), "is no volume id")
-        self._recorder.event(claim, "Normal", "Resizing", f"growing {target} to {wanted} bytes")
-        credentials = self._classes.credentials(noted.get(objects.ADMIN_SECRET, ""))
-        grown = self._volumes.expand(target, SizeRange(wanted), credentials)
+    def _grow(self, claim: Object, volume: Object) -> Object:
+        target, wanted = objects.volume_id(volume), request.size_of(claim)
+        self._recorder.event(claim, "Normal", "Resizing", f"growing {target} to {wanted.required} bytes")
+        credentials = self._classes.credentials(objects.annotations(volume).get(objects.ADMIN_SECRET, ""))
+        grown = self._volumes.expand(target, wanted, credentials)
         body = {"spec": {"capacity": {"storage": from_bytes(grown.size)}}}
         return self._api.patch(PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"]), body)
 

@@ -34,21 +34,27 @@ class Sweeper:
         self._api, self._volumes, self._classes, self._setting = api, volumes, classes, setting
 
     def sweep(self, storage_classes: Iterable[Object]) -> Swept:
-        """Sweep every place that one of the classes names; a place that can't be reached is left for the next start."""
+        """Sweep every place that one of the classes names; what can't be reached or removed is left for the next start."""
         removed = orphans = 0
         for storage_class in self._places(storage_classes):
             try:
-                for volume in self._left_over(storage_class):
-                    if volume.published:
-                        orphans += 1
-                        log.warning("%s was handed out, but no claim and no PersistentVolume knows it; kept", volume.id)
-                    else:
-                        removed += 1
-                        log.info("%s was made for a claim that is gone; taken away", volume.id)
-                        self._volumes.abandon(volume.id, self._classes.credentials(storage_class.admin))
+                found = self._left_over(storage_class)
             except HANDLED as error:
                 log.warning("sweeping %s: %s", storage_class.place, error)
+                continue
+            for volume in found:
+                orphans += volume.published
+                removed += not volume.published and self._removed(volume, storage_class)
         return Swept(removed, orphans)
+
+    def _removed(self, volume: Volume, storage_class: Class) -> bool:
+        try:
+            self._volumes.abandon(volume.id, self._classes.credentials(storage_class.admin))
+        except HANDLED as error:
+            log.warning("%s was made for a claim that is gone, and can't be removed now: %s", volume.id, error)
+            return False
+        log.info("%s was made for a claim that is gone; taken away", volume.id)
+        return True
 
     def _places(self, storage_classes: Iterable[Object]) -> list[Class]:
         found: dict[object, Class] = {}
@@ -69,7 +75,11 @@ class Sweeper:
         ours = [volume for volume in self._volumes.volumes(storage_class.place, credentials) if self._is_ours(volume)]
         # asked of the server itself, and after the images: what is on neither list now was there before its image
         known = {item["known"] for item in self._listed(PERSISTENT_VOLUME_CLAIMS) + self._listed(PERSISTENT_VOLUMES)}
-        return [volume for volume in ours if known.isdisjoint((volume.labels.get("claim-uid"), volume.name))]
+        left = [volume for volume in ours if known.isdisjoint((volume.labels.get("claim-uid"), volume.name))]
+        for volume in left:
+            if volume.published:
+                log.warning("%s was handed out, but no claim and no PersistentVolume knows it; kept", volume.id)
+        return left
 
     def _is_ours(self, volume: Volume) -> bool:
         made_by = (volume.labels.get("provisioner"), volume.labels.get("kubernetes"))
