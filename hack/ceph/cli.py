@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +20,7 @@ import rbd
 from hack.kubernetes.processes import StillRunningError
 
 from .admin import CommandError
+from .caps import operator_command
 from .cluster import Cluster, ClusterError
 from .files import Settings, free_port
 from .packages import missing
@@ -40,7 +41,7 @@ _UNITS = {"M": 20, "G": 30, "T": 40}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status says whether it worked."""
-    signal.signal(signal.SIGTERM, _leave)  # so that what a start began is ended, as on Ctrl-C
+    signal.signal(signal.SIGTERM, _leave)  # so that what a first start began is ended, as on Ctrl-C
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(start)
     start.set_defaults(run=_start)
 
+    caps = commands.add_parser("caps", help="the command that makes client.provisioner in a cluster of your own")
+    _add_rights(caps)
+    caps.set_defaults(run=_caps)
+
     stop = commands.add_parser("stop", help="end a cluster's daemons")
     stop.add_argument("dir", type=Path, metavar="DIR")
     stop.add_argument("--purge", action="store_true", help="and remove DIR")
@@ -91,10 +96,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(start: argparse.ArgumentParser) -> None:
-    start.add_argument("--pool", action="append", type=_pool, metavar="NAME", help="repeatable; default: rbd")
+    _add_rights(start)
     start.add_argument("--size", type=_bytes, metavar="SIZE", help="of the OSD when it is made; default: 10G")
     start.add_argument("--rgw", action="store_true", help="run radosgw, too")
-    start.add_argument(
+
+
+def _add_rights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pool", action="append", type=_pool, metavar="NAME", help="repeatable; default: rbd")
+    command.add_argument(
         "--users",
         action=argparse.BooleanOptionalAction,
         help="let client.provisioner make a cephx user per volume (default)",
@@ -118,11 +127,20 @@ def _start(options: argparse.Namespace) -> int:
     home = options.dir.resolve()
     if options.rgw and (lacking := missing("radosgw")):
         raise ClusterError(f"not installed: apt-get install --no-install-recommends {' '.join(lacking)}")
-    with _locked(_claim(home)):
+    with _locked(_claim(home)), ExitStack() as undo:
+        fresh = Settings.load(home) is None
         cluster = Cluster(home, _settings(home, options))
         cluster.settings.save(home)
+        if fresh:
+            undo.callback(cluster.stop)
         cluster.start(say)
+        undo.pop_all()
     print(json.dumps(cluster.client()), flush=True)
+    return 0
+
+
+def _caps(options: argparse.Namespace) -> int:
+    print(operator_command(options.pool or ["rbd"], users=options.users is not False))
     return 0
 
 
