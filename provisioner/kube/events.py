@@ -104,6 +104,7 @@ class Recorder:
         self._queue: queue.Queue[_Told | None] = queue.Queue(self._budget.queued)
         self._tallies: _Recent[_Tally] = _Recent(self._budget.remembered)
         self._buckets: _Recent[TokenBucket] = _Recent(self._budget.remembered)
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
@@ -116,7 +117,7 @@ class Recorder:
         try:
             self._queue.put_nowait(_Told(_reference(about), severity, reason, _shortened(message), now_seconds()))
         except queue.Full:
-            self.dropped += 1
+            self._drop()
 
     def stop(self, timeout: float = 5.0) -> bool:
         """Post what is queued; false if that was not done after `timeout` seconds."""
@@ -146,6 +147,10 @@ class Recorder:
         elif self._written(told, tally):
             tally.written, tally.exists = self._clock(), True
         else:
+            self._drop()
+
+    def _drop(self) -> None:
+        with self._lock:
             self.dropped += 1
 
     def _written(self, told: _Told, tally: _Tally) -> bool:

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec.json
 import urllib3
 
 from provisioner.kube.errors import Unreachable, from_status
-
-if TYPE_CHECKING:
-    from provisioner.kube.resources import Object
+from provisioner.kube.resources import Object
 
 _CHUNK = 1 << 16
 
@@ -27,7 +25,7 @@ class Watch:
         self._response = response
         self._closed = False
 
-    def __iter__(self) -> "Iterator[tuple[str, Object]]":
+    def __iter__(self) -> Iterator[tuple[str, Object]]:
         try:
             for line in self._lines():
                 yield _event(line)
@@ -67,7 +65,7 @@ class Watch:
                 raise Unreachable(f"the watch broke: {error}") from error
 
 
-def _event(line: bytes) -> "tuple[str, Object]":
+def _event(line: bytes) -> tuple[str, Object]:
     try:
         event: dict[str, Any] = msgspec.json.decode(line)
         kind, item = event["type"], event["object"]

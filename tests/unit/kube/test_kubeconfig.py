@@ -16,7 +16,8 @@ from provisioner.kube import errors
 from provisioner.kube.credentials import Credentials
 from provisioner.kube.kubeconfig import Access, from_file, in_cluster, load
 from provisioner.kube.transport import Api
-from tests.unit.kube.troubled_apiserver import Server
+from tests.harness.waiting import until
+from tests.unit.kube.troubled_apiserver import Server, refused
 
 
 def kubeconfig(folder: Path, cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None) -> Path:
@@ -201,6 +202,14 @@ class TestCertificates:
         self.issue(server, tmp_path)
         clock.now += 11
         assert credentials.current().tls is not before.tls
+
+    def test_and_ends_the_old_ones(self, certified: Access, server: Server, tmp_path: Path) -> None:
+        api = Api(certified, "test/1")
+        api.list_all("/api/v1/nodes")
+        self.issue(server, tmp_path)
+        server.next("list", refused(401, "Unauthorized"))
+        api.list_all("/api/v1/nodes")
+        until(lambda: len(server._open) == 1, 10, "one connection is left", every=0.01)
 
     def test_a_certificate_that_is_none_is_named(self, certified: Access, tmp_path: Path) -> None:
         (tmp_path / "me.crt").write_text("no PEM")

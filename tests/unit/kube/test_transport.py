@@ -15,6 +15,7 @@ from tests.unit.kube.troubled_apiserver import (
     Server,
     cut_in_an_event,
     cut_off,
+    ended_in_an_event,
     hung_up,
     nonsense,
     page_of_a_proxy,
@@ -269,7 +270,7 @@ class TestWatches:
         with pytest.raises(errors.Gone):
             list(api.watch(VOLUMES, "100"))
 
-    @pytest.mark.parametrize("end", [cut_in_an_event, nonsense, hung_up])
+    @pytest.mark.parametrize("end", [cut_in_an_event, ended_in_an_event, nonsense, hung_up])
     def test_an_end_that_is_none_is_noticed_after_the_events_before_it(self, api: Api, server: Server, end: object) -> None:
         server.next("watch", streamed(("ADDED", volume("pv-1")), then=end))  # type: ignore[arg-type]
         seen: list[object] = []

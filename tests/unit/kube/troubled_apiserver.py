@@ -322,6 +322,12 @@ def cut_in_an_event(handler: Handler) -> None:
     handler.close_connection = True
 
 
+def ended_in_an_event(handler: Handler) -> None:
+    """The end of a watch through a proxy that closes it properly, but too early."""
+    handler.chunk(b'{"type": "ADDED", "obj')
+    ended(handler)
+
+
 def nonsense(handler: Handler) -> None:
     """The end of a watch that sends what is no JSON."""
     handler.chunk(b"}{ not json\n")
