@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from provisioner.ceph.cluster import ClusterConfig
 from provisioner.claims.parameters import ClassParameters, SecretRef, read_parameters
 from provisioner.core.errors import InvalidRequest
-from provisioner.core.ids import Place
+from provisioner.core.ids import Place, check_place
 from provisioner.core.model import Credentials
 from provisioner.kube.errors import Forbidden, NotFound
 from provisioner.kube.resources import SECRETS, Object
@@ -49,7 +49,7 @@ class Classes:
         return Class(
             name=storage_class["metadata"]["name"],
             parameters=parameters,
-            place=Place(self._cluster(parameters), parameters.pool, parameters.namespace),
+            place=check_place(Place(self._cluster(parameters), parameters.pool, parameters.namespace)),
             reclaim_policy=storage_class.get("reclaimPolicy") or "Delete",
             mount_options=tuple(storage_class.get("mountOptions") or ()),
             expandable=bool(storage_class.get("allowVolumeExpansion")),
