@@ -135,17 +135,18 @@ class Recorder:
             self._tell(told)
 
     def _tell(self, told: _Told) -> None:
+        now = self._clock()
         tally = self._tallies.get(
             (told.subject, told.severity, told.reason, told.message),
-            lambda: _Tally(_event_name(told), told.at, self._clock()),
-            lambda known: self._clock() - known.written > self._budget.window,
+            lambda: _Tally(_event_name(told), told.at, now),
+            lambda known: now - known.written > self._budget.window,
         )
         tally.count += 1
         bucket = self._buckets.get(told.subject, lambda: TokenBucket(self._budget.per_second, self._budget.burst, self._clock))
         if not bucket.take():
             self.held_back += 1
         elif self._written(told, tally):
-            tally.written, tally.exists = self._clock(), True
+            tally.written, tally.exists = now, True
         else:
             self._drop()
 
