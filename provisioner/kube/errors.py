@@ -3,6 +3,7 @@
     KubeError
     ├── ConfigError                    no kubeconfig, or one that can't be used
     ├── Unreachable                    no whole answer: refused, TLS, timeout, cut off; a write may have happened
+    │   └── Silent                     a watch without a word; there may have been nothing to say
     └── ApiError(status, reason, ...)  the server said no
         ├── Unauthorized               401
         ├── Forbidden                  403
@@ -36,6 +37,10 @@ class ConfigError(KubeError):
 
 class Unreachable(KubeError):
     """No whole answer came, so that a write may have happened or not; the cause is chained."""
+
+
+class Silent(Unreachable):
+    """A watch had no word for as long as was agreed: dead, or nothing to say."""
 
 
 @dataclass(frozen=True, slots=True)

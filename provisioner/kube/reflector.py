@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from provisioner.kube.backoff import Backoff
-from provisioner.kube.errors import ApiError, Gone, KubeError, TooManyRequests
+from provisioner.kube.errors import ApiError, Gone, KubeError, Silent, TooManyRequests
 from provisioner.kube.resources import Object, key_of
 from provisioner.kube.store import Indexer, Store
 from provisioner.kube.transport import Api, Params, Trim
@@ -33,6 +33,9 @@ def without_managed_fields(item: Object) -> Object:
 
 _BACKOFF = Backoff(first=0.5, factor=2.0, most=15.0, jitter=0.5)
 
+_TOO_SHORT = 1.0
+"""Seconds; a server (or a proxy) that ends each watch sooner, without a word, would have us ask without pause."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -41,7 +44,7 @@ class Pace:
     watch: float = 300.0
     """A watch is asked to last one to two times this long."""
     silence: float = 90.0
-    """A watch without a word, not even a bookmark, for this long is taken for dead."""
+    """After so long without a word, not even a bookmark, the watch is begun anew, to see if the server still answers."""
     page: int = 500
     backoff: Backoff = _BACKOFF
 
@@ -151,17 +154,19 @@ class Reflector:
 
     def _follow(self) -> None:
         """Watch until the server ends it."""
-        started, heard = time.monotonic(), self._heard
+        started, quiet = time.monotonic(), True
         seconds = self._pace.watch * (1 + random.random())  # noqa: S311 - spreading, no secret
         watch = self._api.watch(self.path, self._version, self._selectors, seconds, self._pace.silence)
-        self._watch, self.trouble = watch, ""
+        self._watch, self.trouble, self._heard = watch, "", time.monotonic()
         if self._stopping.is_set():
             watch.close()
-        for kind, item in watch:
-            self._heard, self._failures = time.monotonic(), 0
-            self._apply(kind, item)
-        if self._heard == heard and time.monotonic() - started < 1:
-            # A server (or a proxy) that ends every watch at once would have us ask without pause.
+        try:
+            for kind, item in watch:
+                self._heard, self._failures, quiet = time.monotonic(), 0, False
+                self._apply(kind, item)
+        except Silent:
+            log.debug("%s: nothing for %s s, watching on", self.path, self._pace.silence)
+        if quiet and time.monotonic() - started < _TOO_SHORT:
             self._pause()
 
     def _apply(self, kind: str, item: Object) -> None:

@@ -136,7 +136,8 @@ class Api:
     ) -> Watch:
         """Follow the changes of a collection after a version, for about so many seconds.
 
-        The server sends a bookmark about every minute, so that `silence` seconds without a word mean a dead connection.
+        The server sends a bookmark about every minute, but none as long as it has seen no change since it started: so
+        `silence` seconds without a word mean a dead connection or a collection at rest, and one watches on to find out.
         """
         asked = {
             **(params or {}),

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec.json
 import urllib3
 
-from provisioner.kube.errors import Unreachable, from_status
+from provisioner.kube.errors import Silent, Unreachable, from_status
 from provisioner.kube.resources import Object
 
 _CHUNK = 1 << 16
@@ -18,7 +18,7 @@ class Watch:
 
     Yields `(type, object)`, with type ADDED, MODIFIED, DELETED or BOOKMARK. Ends when the server ends the watch, as it does
     after the time asked for. Raises ApiError for the server's ERROR event (`Gone` for a version no longer kept), and
-    Unreachable when the answer is cut off, can't be read, or stays silent for too long.
+    Unreachable when the answer is cut off or can't be read; Silent when no word came in the time agreed.
     """
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
@@ -59,6 +59,8 @@ class Watch:
                 if self._closed:
                     return
                 yield chunk
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise Silent("the watch is silent") from error
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # ValueError, and any nonsense: what a reader of a socket meets that `close` shut under it.
             if not self._closed:

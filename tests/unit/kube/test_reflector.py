@@ -115,6 +115,22 @@ def test_after_a_broken_watch_it_watches_on_without_listing(server: Server, refl
     assert (reflector.lists, len(server.asked("watch"))) == (1, 2)
 
 
+def test_a_collection_at_rest_is_no_trouble(server: Server, reflect: Start, caplog: pytest.LogCaptureFixture) -> None:
+    server.next("watch", *[streamed(then=silent)] * 3)
+    reflector = reflect()
+    until(lambda: len(server.asked("watch")) == 4, 10, "a fourth watch", every=0.01)
+    assert (reflector.trouble, reflector.lists, caplog.messages) == ("", 1, [])
+
+
+def test_a_server_that_stopped_answering_is_trouble(server: Server, api: Api, diary: Diary) -> None:
+    server.next("watch", *[silent] * 1000)
+    reflector = Reflector(api, VOLUMES, diary, pace=FAST)
+    reflector.start()
+    until(lambda: reflector.trouble, 10, "it says so", every=0.01)
+    server.released.set()
+    assert reflector.stop()
+
+
 def test_a_watch_goes_on_from_the_last_version_seen(server: Server, reflect: Start, diary: Diary) -> None:
     put(server, "a")
     seen = server.kept.objects["persistentvolumes", "", "a"]

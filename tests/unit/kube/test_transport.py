@@ -281,7 +281,7 @@ class TestWatches:
     def test_silence_is_noticed(self, api: Api, server: Server) -> None:
         server.next("watch", streamed(("ADDED", volume("pv-1")), then=silent))
         started = time.monotonic()
-        with pytest.raises(errors.Unreachable):
+        with pytest.raises(errors.Silent):
             list(api.watch(VOLUMES, "100", silence=0.3))
         assert time.monotonic() - started < 5
 
