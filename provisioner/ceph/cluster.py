@@ -57,28 +57,28 @@ class Connection:
         """The client id that watchers of this connection's images bear."""
         self.address = handle.get_addrs()
         """The address to fence this client by."""
-        self._users, self._retired = 0, False
+        self._users, self._retired, self._closed = 0, False, False
         self._lock = threading.Lock()
+
+    def acquire(self) -> bool:
+        """Keep the connection open until `used` ends; False if it is retired already."""
+        with self._lock:
+            self._users += not self._retired
+            return not self._retired
 
     @contextmanager
     def used(self) -> Iterator["Connection"]:
-        """Keep the connection open for the block; notice when it turns out broken."""
-        with self._lock:
-            self._users += 1
+        """Use an acquired connection for the block; notice when it turns out broken."""
         try:
             yield self
         except CEPH_ERRORS as error:
-            if errno_of(error) == BROKEN:
-                self.retire()
+            self._retire_if_broken(error)
             raise
         except ProvisionerError as error:
-            if errno_of(error.__cause__ or error) == BROKEN:
-                self.retire()
+            self._retire_if_broken(error.__cause__)
             raise
         finally:
-            with self._lock:
-                self._users -= 1
-            self._close_if_idle()
+            self._close_if_idle(users_gone=1)
 
     @property
     def retired(self) -> bool:
@@ -87,14 +87,21 @@ class Connection:
 
     def retire(self) -> None:
         """Take no new operations; close when the last one ends."""
-        self._retired = True
+        with self._lock:
+            self._retired = True
         self._close_if_idle()
 
-    def _close_if_idle(self) -> None:
+    def _retire_if_broken(self, error: BaseException | None) -> None:
+        if error is not None and errno_of(error) == BROKEN:
+            self.retire()
+
+    def _close_if_idle(self, users_gone: int = 0) -> None:
         with self._lock:
-            if self._retired and not self._users and self._handle is not None:
-                handle, self._handle = self._handle, None  # type: ignore[assignment]
-                handle.shutdown()
+            self._users -= users_gone
+            closing = self._retired and not self._users and not self._closed
+            self._closed |= closing
+        if closing:
+            self._handle.shutdown()
 
     @contextmanager
     def pool(self, place: Place) -> Iterator[rados.Ioctx]:
@@ -121,6 +128,24 @@ class Connection:
             failure = rados.OSError(message or prefix, errno=-code if code < 0 else code)
             raise explain(failure, f"monitor command {prefix!r}") from failure
         return out
+
+    def fence(self, address: str, seconds: float) -> None:
+        """Blocklist a client by its full address. Whatever this connection does next comes after the fence.
+
+        The monitors' answer alone doesn't say so: an OSD learns of the fence with the map that our next operation names.
+        """
+        self.command("osd blocklist", blocklistop="add", addr=address, expire=seconds)
+        try:
+            self._handle.wait_for_latest_osdmap()
+        except rados.Error as error:
+            raise explain(error, f"waiting for the fence of {address}") from error
+
+    def pool_id(self, name: str) -> int:
+        """The id of a pool. Raises NotFound."""
+        try:
+            return self._handle.pool_lookup(name)
+        except rados.Error as error:
+            raise explain(error, f"pool {name}") from error
 
     def setting(self, option: str) -> str:
         """One value of the client's configuration."""
@@ -157,7 +182,9 @@ class Clusters:
     @contextmanager
     def connection(self, name: str, credentials: Credentials | None = None) -> Iterator[Connection]:
         """A connection for one operation. Raises Denied, Unavailable, InvalidRequest."""
-        with self._get(self.config(name), credentials).used() as connection:
+        while not (connection := self._get(self.config(name), credentials)).acquire():
+            pass  # it was retired between the two: the next one is new
+        with connection.used():
             yield connection
 
     def close(self) -> None:
@@ -184,10 +211,21 @@ class Clusters:
                 return old
         fresh = Connection(config, _connect(config, key[1]), stamp)
         with self._lock:
+            useless = self._take_replaced(key)
             self._open[key] = fresh
-        if old:
-            old.retire()
+        for connection in useless:
+            connection.retire()
         return fresh
+
+    def _take_replaced(self, key: tuple[str, Credentials | None]) -> list[Connection]:
+        """Connections that a new one makes useless: its predecessor, and those with an older key of the same user."""
+        name, credentials = key
+        replaced = [
+            other
+            for other in self._open
+            if other == key or (credentials and other[1] and (other[0], other[1].user) == (name, credentials.user))
+        ]
+        return [self._open.pop(other) for other in replaced]
 
 
 class _Gate:
@@ -222,6 +260,8 @@ def _connect(config: ClusterConfig, credentials: Credentials | None) -> rados.Ra
     except rados.Error as error:
         if errno_of(error) == errno.EINVAL:
             raise Denied(f"{doing}: the key is malformed") from error
+        if errno_of(error) == errno.EIO:
+            raise Unavailable(f"{doing}: can't make sense of keyring {config.keyring}") from error
         raise explain(error, doing) from error
     return handle
 
@@ -245,6 +285,7 @@ def _settings(config: ClusterConfig, credentials: Credentials | None) -> dict[st
         settings["mon_host"] = ",".join(config.monitors)
     if credentials:
         settings["key"] = credentials.key
+        settings["keyring"] = os.devnull
     elif config.key_file:
         settings["keyfile"] = config.key_file
     elif config.keyring:

@@ -1,23 +1,22 @@
-"""What an image says of itself, read and written without opening it.
+"""What an image says of itself, read and tagged without opening it.
 
-Opening an image costs 6-8 ms of CPU; the object class `rbd` in the OSD answers the same questions in 0.2 ms each. This is
-the protocol that librbd and the kernel speak, little-endian: names in `rbd_id.<name>` and `rbd_directory`, the rest in the
-omap of `rbd_header.<id>`. Only questions, and our own metadata, are handled so: changes of an image's shape stay librbd's.
-
-Ceph's exceptions leave this module as they are; callers name the operation that they belong to.
+Opening an image costs 6-8 ms of CPU; one read of the omap of `rbd_header.<id>` answers the same questions in 0.2 ms. Only
+questions, and our own metadata, are handled so: changes of an image's shape stay librbd's.
 """
 
-import contextlib
+import errno
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import rados
 
-DIRECTORY = "rbd_directory"
-TRASH = "rbd_trash"
+from provisioner.ceph import wire
+from provisioner.ceph.errors import errno_of
+
 _METADATA = "metadata_"
-_KEYS = 4096
+_FIELDS = ("size", "order", "features", "snap_seq", "parent", "stripe_unit", "stripe_count", "data_pool_id")
+_OVER_EMPTY = "\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,52 +35,52 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def id_object(name: str) -> str:
-    """Name the object that leads from an image's name to its id."""
-    return f"rbd_id.{name}"
-
-
 def header_object(image_id: str) -> str:
     """Name the header of an image."""
     return f"rbd_header.{image_id}"
 
 
-def read_id(pool: rados.Ioctx, name: str) -> str | None:
-    """The id that `rbd_id.<name>` holds."""
-    try:
-        return _text(pool.read(id_object(name)))
-    except rados.ObjectNotFound:
-        return None
+def read_header(pool: rados.Ioctx, image_id: str, *tags: str) -> Header | None:
+    """The header, in one read; None if there is none (yet, or any more).
 
-
-def listed_id(pool: rados.Ioctx, name: str) -> str | None:
-    """The id that `rbd_directory` lists for the name."""
-    value = omap_values(pool, DIRECTORY, f"name_{name}").get(f"name_{name}")
-    return None if value is None else _text(value)
-
-
-def listed_name(pool: rados.Ioctx, image_id: str) -> str | None:
-    """The name that `rbd_directory` lists for the id."""
-    value = omap_values(pool, DIRECTORY, f"id_{image_id}").get(f"id_{image_id}")
-    return None if value is None else _text(value)
-
-
-def in_trash(pool: rados.Ioctx, image_id: str) -> bool:
-    """Tell whether the image lies in the trash."""
-    return bool(omap_values(pool, TRASH, f"id_{image_id}"))
-
-
-def longer_ids(pool: rados.Ioctx, image_id: str) -> list[str]:
-    """Ids of other listed images that begin with this one: object_prefix caps could not tell their headers apart."""
-    found = omap_page(pool, DIRECTORY, f"id_{image_id}", f"id_{image_id}", 8)
-    return [key.removeprefix("id_") for key in found]
-
-
-def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
-    """The header, in one read; None if there is none (yet, or any more)."""
-    values = omap_page(pool, header_object(image_id), "", "", _KEYS)
+    Where snapshots or foreign metadata fill more than a page, only the fields and the metadata keys `tags` are sure to be told.
+    """
+    values = wire.omap_page(pool, header_object(image_id), "", "")
+    if len(values) >= wire.PAGE:
+        wanted = (*_FIELDS, *(_METADATA + tag for tag in tags))
+        values |= wire.omap_values(pool, header_object(image_id), *wanted)
     if "size" not in values or "features" not in values:
         return None
+    return _header(image_id, values)
+
+
+def write_metadata(pool: rados.Ioctx, image_id: str, values: Mapping[str, str], only_without: str = "") -> bool:
+    """Set metadata keys in one atomic step, if the image exists and bears no key `only_without`; tell whether they were set.
+
+    The comparison and the write are one operation of the OSD: of two writers one gets False, whatever dies or stalls. And
+    no header comes into being that holds nothing but our tags.
+    """
+    pairs = b"".join(wire.string(key) + wire.string(value) for key, value in values.items())
+    with rados.WriteOpCtx() as operation:
+        operation.omap_cmp("order", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
+        if only_without:
+            operation.omap_cmp(_METADATA + only_without, "", rados.LIBRADOS_CMPXATTR_OP_EQ)
+        operation.execute("rbd", "metadata_set", struct.pack("<I", len(values)) + pairs)
+        try:
+            pool.operate_write_op(operation, header_object(image_id))
+        except rados.Error as error:
+            if errno_of(error) in (errno.ECANCELED, errno.ENOENT):
+                return False
+            raise
+    return True
+
+
+def set_striping(pool: rados.Ioctx, image_id: str, unit: int, count: int) -> None:
+    """Say how data is striped, as a create does right after it made the header; `unit` in bytes."""
+    wire.call(pool, header_object(image_id), "set_stripe_unit_count", struct.pack("<QQ", unit, count))
+
+
+def _header(image_id: str, values: Mapping[str, bytes]) -> Header:
     return Header(
         image_id=image_id,
         size=_u64(values["size"]),
@@ -98,75 +97,6 @@ def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
             if key.startswith(_METADATA)
         },
     )
-
-
-def write_metadata(pool: rados.Ioctx, image_id: str, values: Mapping[str, str], only_without: str = "") -> bool:
-    """Set metadata keys in one atomic step, if the key `only_without` is absent; tell whether they were set.
-
-    The comparison and the write are one operation of the OSD: of two writers one gets False, whatever dies or stalls.
-    """
-    pairs = b"".join(_string(key) + _string(value) for key, value in values.items())
-    with rados.WriteOpCtx() as operation:
-        if only_without:
-            operation.omap_cmp(_METADATA + only_without, "", rados.LIBRADOS_CMPXATTR_OP_EQ)
-        operation.execute("rbd", "metadata_set", struct.pack("<I", len(values)) + pairs)
-        try:
-            pool.operate_write_op(operation, header_object(image_id))
-        except rados.Error as error:
-            if getattr(error, "errno", 0) == 125:  # ECANCELED: the comparison failed
-                return False
-            raise
-    return True
-
-
-def unlist(pool: rados.Ioctx, name: str, image_id: str) -> None:
-    """Take the pair off `rbd_directory`; a pair that isn't there is fine, another pair stays."""
-    with contextlib.suppress(rados.ObjectNotFound):
-        pool.execute(DIRECTORY, "rbd", "dir_remove_image", _string(name) + _string(image_id))
-
-
-def remove_id(pool: rados.Ioctx, name: str, image_id: str) -> None:
-    """Remove `rbd_id.<name>` if it still holds this id, in one atomic step."""
-    with rados.WriteOpCtx() as operation:
-        operation.cmpext(_string(image_id), 0)
-        operation.remove()
-        try:
-            pool.operate_write_op(operation, id_object(name))
-        except rados.Error as error:
-            if getattr(error, "errno", 0) != 2 and getattr(error, "errno", 0) < 4095:  # 4095+: bytes differ
-                raise
-
-
-def omap_values(pool: rados.Ioctx, obj: str, *keys: str) -> dict[str, bytes]:
-    """The values of the keys that are there."""
-    with rados.ReadOpCtx() as operation:
-        values, _ = pool.get_omap_vals_by_keys(operation, keys)
-        try:
-            pool.operate_read_op(operation, obj)
-        except rados.ObjectNotFound:
-            return {}
-        return dict(values)
-
-
-def omap_page(pool: rados.Ioctx, obj: str, after: str, prefix: str, limit: int) -> dict[str, bytes]:
-    """Up to `limit` pairs behind the key `after`, in order of the keys."""
-    with rados.ReadOpCtx() as operation:
-        values, _ = pool.get_omap_vals(operation, after, prefix, limit)
-        try:
-            pool.operate_read_op(operation, obj)
-        except rados.ObjectNotFound:
-            return {}
-        return dict(values)
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<I", len(raw)) + raw
-
-
-def _text(raw: bytes) -> str:
-    (length,) = struct.unpack_from("<I", raw)
-    return raw[4 : 4 + length].decode(errors="replace")
 
 
 def _u64(raw: bytes) -> int:

@@ -8,10 +8,10 @@ features, no parent, no snapshot, no data, no watcher. Anything else under the n
 import rados
 import rbd
 
-from provisioner.ceph import headers, marks
+from provisioner.ceph import headers, marks, names
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
-from provisioner.core.errors import AlreadyExists
+from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Blueprint, Found, Layout, Stranger, Volume, Wreck
 
@@ -22,6 +22,10 @@ _BITS = {
     "fast-diff": rbd.RBD_FEATURE_FAST_DIFF,
     "deep-flatten": rbd.RBD_FEATURE_DEEP_FLATTEN,
 }
+_IMPLIED = rbd.RBD_FEATURE_STRIPINGV2 | rbd.RBD_FEATURE_DATA_POOL
+"""Bits that librbd sets by itself, for striping and a data pool."""
+
+NO_DATA_POOL = -1
 
 
 def find(pool: rados.Ioctx, volume: VolumeId, *, thorough: bool = True) -> Found:
@@ -30,31 +34,39 @@ def find(pool: rados.Ioctx, volume: VolumeId, *, thorough: bool = True) -> Found
     Not `thorough`, a name without an id object is absent: one read less before a create, which meets the rest itself.
     """
     with explained(f"looking up image {volume}"):
-        image_id = headers.read_id(pool, volume.image)
+        image_id = names.read_id(pool, volume.image)
         if image_id is None and not thorough:
             return None
-        listed = headers.listed_id(pool, volume.image)
+        listed = names.listed_id(pool, volume.image)
+        if image_id is None and listed is not None:
+            image_id = names.read_id(pool, volume.image)  # made between the two reads, perhaps
         if image_id is None and listed is None:
             return None
-        if image_id is None or image_id != listed:
-            return Wreck(volume, image_id or listed or "", dying=image_id is None)
-        header = headers.read_header(pool, image_id)
-        if header is None:
-            return Wreck(volume, image_id, dying=False)
-        if marks.is_dying(header):
-            return Wreck(volume, image_id, dying=True)
-        return marks.read_volume(volume, header) if marks.is_ours(header) else Stranger(volume, image_id)
+        return _judged(pool, volume, image_id, listed)
 
 
-def make(pool: rados.Ioctx, plan: Blueprint) -> Volume | None:
-    """Create and mark the image; None if the name is taken, or the mark is another's."""
+def _judged(pool: rados.Ioctx, volume: VolumeId, image_id: str | None, listed: str | None) -> Found:
+    seen = image_id or listed or ""
+    header = marks.read_header(pool, seen)
+    dying = header is not None and marks.is_dying(header)
+    if header is None or dying or image_id != listed:
+        return Wreck(volume, seen, dying)
+    return marks.read_volume(volume, header) if marks.is_ours(header) else Stranger(volume, seen)
+
+
+def make(pool: rados.Ioctx, plan: Blueprint, instance: int) -> Volume | None:
+    """Create and mark the image; None if the name is taken, or was by the time of marking it.
+
+    `instance` is the connection's: an image that another client made under the name meanwhile bears another's id, and is
+    not taken for the one that was just made.
+    """
     with explained(f"creating image {plan.id}"):
         try:
             _create(pool, plan)
         except rbd.ImageExists:
             return None
-        image_id = headers.read_id(pool, plan.id.image)
-        if image_id is None:
+        image_id = names.read_id(pool, plan.id.image)
+        if image_id is None or not names.is_made_by(image_id, instance):
             return None
         marked = marks.marks_for(plan, image_id)
         if not headers.write_metadata(pool, image_id, marked, only_without=marks.FINGERPRINT):
@@ -63,28 +75,40 @@ def make(pool: rados.Ioctx, plan: Blueprint) -> Volume | None:
     return Volume(plan.id, image_id, plan.name, plan.size, plan.layout.described(), dict(plan.labels), created)
 
 
-def adopt(pool: rados.Ioctx, stranger: Stranger, plan: Blueprint) -> None:
+def adopt(pool: rados.Ioctx, stranger: Stranger, plan: Blueprint, data_pool_id: int) -> None:
     """Mark an unmarked image that is just what `make` would have left. AlreadyExists tells what it is instead."""
     with explained(f"adopting image {plan.id}"):
-        header = headers.read_header(pool, stranger.image_id)
-        if header is None:
+        header = marks.read_header(pool, stranger.image_id)
+        if header is None or marks.is_ours(header):
             return
-        with rbd.Image(pool, image_id=stranger.image_id, read_only=True) as image:
-            differs = _differences(pool, header, plan) or _signs_of_use(image, header)
-        if differs:
+        if differs := _differences(header, plan, data_pool_id) or _signs_of_use(pool, header):
             raise AlreadyExists(f"image {plan.id}", ["it was not made by this provisioner", *differs])
-        if header.features & rbd.RBD_FEATURE_OBJECT_MAP and not _has_object_map(pool, stranger.image_id):
-            with rbd.Image(pool, image_id=stranger.image_id) as image:
-                image.rebuild_object_map()
+        _complete(pool, header, plan)
         made = marks.marks_for(plan, stranger.image_id)
+        headers.write_metadata(pool, stranger.image_id, made, only_without=marks.FINGERPRINT)
+
+
+def condemn(pool: rados.Ioctx, stranger: Stranger) -> None:
+    """Mark an unmarked image as ours and dying, if nobody ever used it. AlreadyExists tells the signs of use."""
+    with explained(f"abandoning image {stranger.id}"):
+        header = marks.read_header(pool, stranger.image_id)
+        if header is None or marks.is_ours(header):
+            return
+        if signs := _signs_of_use(pool, header):
+            raise AlreadyExists(f"image {stranger.id}", ["it bears no mark of ours, so it is not ours to delete", *signs])
+        made = marks.marks_of_death(stranger.id.image, stranger.image_id)
         headers.write_metadata(pool, stranger.image_id, made, only_without=marks.FINGERPRINT)
 
 
 def resize(pool: rados.Ioctx, volume: Volume, size: int) -> None:
     """Grow the image; whoever has it open is told by librbd. `size` in bytes; never shrinks."""
     with explained(f"growing image {volume.id}"), rbd.Image(pool, image_id=volume.image_id) as image:
-        if image.size() < size:
+        if image.size() >= size:
+            return
+        try:
             image.resize(size, False)
+        except rbd.InvalidArgument as error:
+            raise OutOfRange("size", size, f"Ceph can't give image {volume.id} so many bytes") from error
 
 
 def features_of(layout: Layout) -> int:
@@ -94,49 +118,98 @@ def features_of(layout: Layout) -> int:
 
 def _create(pool: rados.Ioctx, plan: Blueprint) -> None:
     layout = plan.layout
-    rbd.RBD().create(
-        pool,
-        plan.id.image,
-        plan.size,
-        order=_order(layout) or None,
-        features=features_of(layout),
-        stripe_unit=layout.stripe_unit,
-        stripe_count=layout.stripe_count,
-        data_pool=layout.data_pool or None,
-    )
+    try:
+        rbd.RBD().create(
+            pool,
+            plan.id.image,
+            plan.size,
+            order=_order(layout) or None,
+            features=features_of(layout),
+            stripe_unit=layout.stripe_unit,
+            stripe_count=layout.stripe_count,
+            data_pool=layout.data_pool or None,
+        )
+    except rbd.ImageNotFound as error:
+        if layout.data_pool:
+            raise InvalidRequest("dataPool", layout.data_pool, "the cluster has no such pool") from error
+        raise
 
 
 def _order(layout: Layout) -> int:
     return max(layout.object_size.bit_length() - 1, 0)
 
 
-def _differences(pool: rados.Ioctx, header: Header, plan: Blueprint) -> list[str]:
-    layout, implied = plan.layout, rbd.RBD_FEATURE_STRIPINGV2 | rbd.RBD_FEATURE_DATA_POOL
+def _differences(header: Header, plan: Blueprint, data_pool_id: int) -> list[str]:
+    layout, features = plan.layout, header.features & ~_IMPLIED
     told = []
     if header.size != plan.size:
         told.append(f"size is {header.size} bytes, asked for {plan.size}")
-    if header.features & ~implied != features_of(layout):
-        told.append(f"feature bits are {header.features & ~implied}, asked for {features_of(layout)}")
+    if features != features_of(layout):
+        told.append(f"imageFeatures are {_words(features)}, asked for {_words(features_of(layout))}")
     if layout.object_size and header.order != _order(layout):
-        told.append(f"object size is {1 << header.order} bytes, asked for {layout.object_size}")
-    if (header.stripe_unit, header.stripe_count) != (layout.stripe_unit, layout.stripe_count):
-        told.append(f"striping is {header.stripe_unit}/{header.stripe_count}")
-    if (header.data_pool_id >= 0) != bool(layout.data_pool):
-        told.append(f"data pool id is {header.data_pool_id}, asked for {layout.data_pool!r}")
+        told.append(f"objectSize is {1 << header.order} bytes, asked for {layout.object_size}")
+    if not _lacks_striping(header, layout) and _striping(header) != _asked_striping(header, layout):
+        told.append(f"striping is {_striping(header)}, asked for {_asked_striping(header, layout)}")
+    if header.data_pool_id != data_pool_id:
+        told.append(f"dataPool has the id {header.data_pool_id}, asked for {layout.data_pool!r} with {data_pool_id}")
     return told
 
 
-def _signs_of_use(image: rbd.Image, header: Header) -> list[str]:
+def _words(features: int) -> str:
+    known = [name for name, bit in _BITS.items() if features & bit]
+    rest = features & ~sum(_BITS.values())
+    return ",".join([*known, *([f"{rest:#x}"] if rest else [])]) or "none"
+
+
+def _striping(header: Header) -> tuple[int, int]:
+    return _unless_plain(header, header.stripe_unit, header.stripe_count)
+
+
+def _asked_striping(header: Header, layout: Layout) -> tuple[int, int]:
+    return _unless_plain(header, layout.stripe_unit, layout.stripe_count)
+
+
+def _unless_plain(header: Header, unit: int, count: int) -> tuple[int, int]:
+    """One object after the other is how an image lies without striping, and librbd notes nothing then."""
+    return (0, 0) if (unit, count) == (1 << header.order, 1) else (unit, count)
+
+
+def _lacks_striping(header: Header, layout: Layout) -> bool:
+    """A create was killed between the header and its striping."""
+    promised = bool(header.features & rbd.RBD_FEATURE_STRIPINGV2)
+    return promised and not header.stripe_unit and _asked_striping(header, layout) != (0, 0)
+
+
+def _complete(pool: rados.Ioctx, header: Header, plan: Blueprint) -> None:
+    """Do what a killed create had not come to: striping, the object map."""
+    if _lacks_striping(header, plan.layout):
+        headers.set_striping(pool, header.image_id, plan.layout.stripe_unit, plan.layout.stripe_count)
+    if header.features & rbd.RBD_FEATURE_OBJECT_MAP and not _has_object_map(pool, header.image_id):
+        with rbd.Image(pool, image_id=header.image_id) as image:
+            image.rebuild_object_map()
+
+
+def _signs_of_use(pool: rados.Ioctx, header: Header) -> list[str]:
     signs = []
     if header.has_parent:
         signs.append("it is a clone")
+    if marks.FINGERPRINT in header.metadata:
+        signs.append("it bears the mark of another image")
+    foreign = sorted(key for key in header.metadata if not key.startswith(marks.PREFIX))
+    if foreign:
+        signs.append(f"it bears the metadata {', '.join(foreign)}")
+    if signs:
+        return signs
+    with rbd.Image(pool, image_id=header.image_id, read_only=True) as image:
+        return _signs_in(image, header)
+
+
+def _signs_in(image: rbd.Image, header: Header) -> list[str]:
+    signs = []
     if any(image.list_snaps()) or header.snap_seq:
         signs.append("it has or had snapshots")
     if watchers := [watcher["addr"] for watcher in image.watchers_list()]:
         signs.append(f"it is open at {', '.join(watchers)}")
-    foreign = sorted(key for key in header.metadata if not key.startswith("ceph-provisioner."))
-    if foreign:
-        signs.append(f"it bears the metadata {', '.join(foreign)}")
     if not signs and _holds_data(image, header.size):
         signs.append("it holds data")
     return signs

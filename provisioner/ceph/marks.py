@@ -5,7 +5,8 @@ ceph-provisioner.fingerprint  SHA-256 of that and the image's id; without a true
 ceph-provisioner.labels       JSON: who asked (owner, claim, class); told to people, used by sweeps
 ceph-provisioner.created      when, RFC 3339
 ceph-provisioner.published    the image's id, once the volume was handed out
-ceph-provisioner.deleting     the image's id, once it was decided to delete it
+ceph-provisioner.deleting     the image's id, once it was decided to delete it; to keep one that was taken back from the
+                              trash by hand, remove this key
 """
 
 import datetime
@@ -14,18 +15,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
+import rados
 
+from provisioner.ceph import headers
 from provisioner.ceph.headers import Header
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Blueprint, Volume
 
-_PREFIX = "ceph-provisioner."
-REQUEST = _PREFIX + "request"
-FINGERPRINT = _PREFIX + "fingerprint"
-LABELS = _PREFIX + "labels"
-CREATED = _PREFIX + "created"
-PUBLISHED = _PREFIX + "published"
-DELETING = _PREFIX + "deleting"
+PREFIX = "ceph-provisioner."
+REQUEST = PREFIX + "request"
+FINGERPRINT = PREFIX + "fingerprint"
+LABELS = PREFIX + "labels"
+CREATED = PREFIX + "created"
+PUBLISHED = PREFIX + "published"
+DELETING = PREFIX + "deleting"
+_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +38,19 @@ class _Request:
     layout: dict[str, str]
 
 
+def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
+    """The header of an image with all of our marks on it; None if there is no header."""
+    return headers.read_header(pool, image_id, *_ALL)
+
+
 def marks_for(plan: Blueprint, image_id: str) -> dict[str, str]:
     """The metadata that makes an image ours."""
-    request = msgspec.json.encode(_Request(plan.name, plan.layout.described()), order="sorted").decode()
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {
-        REQUEST: request,
-        FINGERPRINT: fingerprint(request, image_id),
-        LABELS: msgspec.json.encode(dict(plan.labels), order="sorted").decode(),
-        CREATED: now,
-    }
+    return _marks(_Request(plan.name, plan.layout.described()), image_id, plan.labels)
+
+
+def marks_of_death(name: str, image_id: str) -> dict[str, str]:
+    """The metadata that makes a killed create's image ours, and one to delete, in the same step."""
+    return {**_marks(_Request(name, {}), image_id, {}), DELETING: image_id}
 
 
 def fingerprint(request: str, image_id: str) -> str:
@@ -52,14 +59,15 @@ def fingerprint(request: str, image_id: str) -> str:
 
 
 def is_ours(header: Header) -> bool:
-    """Tell whether the image bears a true fingerprint."""
-    request = header.metadata.get(REQUEST)
-    return request is not None and header.metadata.get(FINGERPRINT) == fingerprint(request, header.image_id)
+    """Tell whether the image bears a true fingerprint of a request that can be read."""
+    request = header.metadata.get(REQUEST, "")
+    true = header.metadata.get(FINGERPRINT) == fingerprint(request, header.image_id)
+    return true and _decoded(request) is not None
 
 
 def is_dying(header: Header) -> bool:
     """Tell whether a delete of this very image was begun."""
-    return is_ours(header) and header.metadata.get(DELETING) == header.image_id
+    return header.metadata.get(DELETING) == header.image_id and is_ours(header)
 
 
 def read_volume(volume: VolumeId, header: Header) -> Volume:
@@ -77,5 +85,25 @@ def read_volume(volume: VolumeId, header: Header) -> Volume:
     )
 
 
+def _marks(asked: _Request, image_id: str, labels: Mapping[str, str]) -> dict[str, str]:
+    request = msgspec.json.encode(asked, order="sorted").decode()
+    return {
+        REQUEST: request,
+        FINGERPRINT: fingerprint(request, image_id),
+        LABELS: msgspec.json.encode(dict(labels), order="sorted").decode(),
+        CREATED: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _decoded(request: str) -> _Request | None:
+    try:
+        return msgspec.json.decode(request, type=_Request)
+    except msgspec.DecodeError:
+        return None
+
+
 def _labels(metadata: Mapping[str, str]) -> dict[str, str]:
-    return msgspec.json.decode(metadata.get(LABELS, "{}"), type=dict[str, str])
+    try:
+        return msgspec.json.decode(metadata.get(LABELS, "{}"), type=dict[str, str])
+    except msgspec.DecodeError:  # edited by hand: they only describe
+        return {}

@@ -1,11 +1,13 @@
 """Which clients are ours, and which of them are dead: so that a watcher or a half-made image can be judged by exact client id.
 
 Each process writes its client id and address into `ceph-provisioner.processes` of every pool it works in, and keeps a lock
-with a duration on an object of its own. Whoever can take that lock knows that the process is dead, or so stalled that it
-must count as dead; it is then fenced by its full address, so that nothing it still has in flight can arrive.
+with a duration on that object, of its own name. Whoever can take that lock knows that the process is dead, or so stalled that
+it must count as dead; it is then fenced by its full address, so that nothing it still has in flight can arrive. Entry and
+lock come in one step, and go in one: a process killed at any moment leaves both or none.
 """
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -16,15 +18,16 @@ from pathlib import Path
 import msgspec
 import rados
 
-from provisioner.ceph import headers
+from provisioner.ceph import wire
 from provisioner.ceph.cluster import Connection
-from provisioner.ceph.errors import explained
+from provisioner.ceph.errors import errno_of, explained
+from provisioner.core.errors import Unavailable
 
 PROCESSES = "ceph-provisioner.processes"
-_LOCK = "alive"
-_MAY_RENEW = 1
 LAPSE = 15
 """Seconds without a renewal after which a process counts as dead."""
+_FENCED = 86400.0
+"""Seconds that a fence lasts: a process that was only stopped fails its own calls long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,15 @@ class Standing(Enum):
 
 
 def this_process(address: str) -> Process:
-    """Describe the calling process. In a pod the identity is the pod's: of one pod only one container of a kind runs."""
-    pod = os.environ.get("POD_UID", "")
+    """Describe the calling process.
+
+    Where POD_UID and CONTAINER are set, they are its identity: a container runs once at a time in a pod, so that one which
+    was killed and started again knows its predecessor for dead, though their process ids say nothing to each other.
+    """
+    pod, container = os.environ.get("POD_UID", ""), os.environ.get("CONTAINER", "")
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    identity = f"pod/{pod}" if pod else f"{socket.gethostname()}/{boot}"
-    return Process(address, identity, os.getpid(), _started(os.getpid()), os.readlink("/proc/self/ns/pid"))
+    identity = f"pod/{pod}/{container}" if pod and container else f"{socket.gethostname()}/{boot}"
+    return Process(address, identity, os.getpid(), _started(os.getpid()) or "", os.readlink("/proc/self/ns/pid"))
 
 
 def surely_dead(other: Process, mine: Process) -> bool:
@@ -61,14 +68,27 @@ def surely_dead(other: Process, mine: Process) -> bool:
         return False
     if other.pid_namespace != mine.pid_namespace:
         return mine.identity.startswith("pod/")
-    return _started(other.pid) != other.started
+    started = _started(other.pid)
+    return not _exists(other.pid) if started is None else started != other.started
 
 
-def _started(pid: int) -> str:
+def _started(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks; None if that can't be seen."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except OSError:
-        return ""
+        return None
+
+
+def _exists(pid: int) -> bool:
+    """Ask the kernel, since /proc may be hidden and a file table full: neither is a death."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Registry:
@@ -79,11 +99,15 @@ class Registry:
         self._me = str(connection.instance)
         self._mine = this_process(connection.address)
 
+    @property
+    def timeout(self) -> int:
+        """Seconds that one call may take on this connection."""
+        return self._connection.config.timeout
+
     def enrol(self, pool: rados.Ioctx) -> None:
         """Write this client down, and fence predecessors that are surely dead."""
         with explained("enrolling in the list of provisioner processes"):
-            self._renew(pool)
-            _set(pool, PROCESSES, self._me, msgspec.json.encode(self._mine))
+            self._enter(pool)
             for instance, process in self._others(pool):
                 if surely_dead(process, self._mine):
                     self._bury(pool, instance, process)
@@ -98,9 +122,9 @@ class Registry:
         with explained("leaving the list of provisioner processes"):
             _forget(pool, self._me)
 
-    def alone(self, pool: rados.Ioctx) -> bool:
-        """Tell whether no other process of ours is alive; those found dead are fenced on the way."""
-        return all(self._is_dead(pool, instance, process) for instance, process in self._others(pool))
+    def living(self, pool: rados.Ioctx) -> int:
+        """How many other processes of ours are alive; those found dead are fenced on the way."""
+        return sum(not self._is_dead(pool, instance, process) for instance, process in self._others(pool))
 
     def judge(self, pool: rados.Ioctx, instance: int) -> Standing:
         """Tell what a watcher's client id is. A dead process of ours is fenced before this returns."""
@@ -112,40 +136,54 @@ class Registry:
         return Standing.FOREIGN
 
     def _others(self, pool: rados.Ioctx) -> Iterator[tuple[str, Process]]:
-        for instance, value in headers.omap_page(pool, PROCESSES, "", "", 1000).items():
+        for instance, value in wire.omap_page(pool, PROCESSES, "", "").items():
             if instance != self._me:
-                yield instance, msgspec.json.decode(value, type=Process)
+                with contextlib.suppress(msgspec.DecodeError):  # not an entry of ours: its client is foreign
+                    yield instance, msgspec.json.decode(value, type=Process)
 
     def _is_dead(self, pool: rados.Ioctx, instance: str, process: Process) -> bool:
-        if not surely_dead(process, self._mine):
-            try:
-                pool.lock_exclusive(_lock_object(instance), _LOCK, self._me, "burial", LAPSE, 0)
-            except rados.ObjectBusy:
-                return False
+        if not surely_dead(process, self._mine) and not self._take(pool, instance, "taken for dead"):
+            return False
         self._bury(pool, instance, process)
         return True
 
     def _bury(self, pool: rados.Ioctx, instance: str, process: Process) -> None:
-        self._connection.command("osd blocklist", blocklistop="add", addr=process.address)
+        self._connection.fence(process.address, _FENCED)
         _forget(pool, instance)
 
+    def _enter(self, pool: rados.Ioctx) -> None:
+        with rados.WriteOpCtx() as operation:
+            pool.set_omap(operation, (self._me,), (msgspec.json.encode(self._mine),))
+            operation.execute("lock", "lock", self._lock_request(self._me, "alive"))
+            pool.operate_write_op(operation, PROCESSES, flags=wire.FULL_FORCE)
+
     def _renew(self, pool: rados.Ioctx) -> None:
-        pool.lock_exclusive(_lock_object(self._me), _LOCK, self._me, self._mine.identity, LAPSE, _MAY_RENEW)
+        if not self._take(pool, self._me, "alive"):
+            raise Unavailable("this process was taken for dead by another; it connects anew once it is fenced")
+
+    def _take(self, pool: rados.Ioctx, instance: str, why: str) -> bool:
+        """Take or renew the lock of a process on the list; False if somebody else has it, or the entry is gone."""
+        with rados.WriteOpCtx() as operation:
+            operation.omap_cmp(instance, "", rados.LIBRADOS_CMPXATTR_OP_GT)
+            operation.execute("lock", "lock", self._lock_request(instance, why))
+            try:
+                pool.operate_write_op(operation, PROCESSES)
+            except rados.Error as error:
+                if errno_of(error) in (errno.EBUSY, errno.ECANCELED, errno.ENOENT):
+                    return False
+                raise
+        return True
+
+    def _lock_request(self, instance: str, why: str) -> bytes:
+        return wire.lock_request(_lock(instance), self._me, why, LAPSE)
 
 
-def _lock_object(instance: str) -> str:
-    return f"ceph-provisioner.process.{instance}"
-
-
-def _set(pool: rados.Ioctx, obj: str, key: str, value: bytes) -> None:
-    with rados.WriteOpCtx() as operation:
-        pool.set_omap(operation, (key,), (value,))
-        pool.operate_write_op(operation, obj)
+def _lock(instance: str) -> str:
+    return f"process.{instance}"
 
 
 def _forget(pool: rados.Ioctx, instance: str) -> None:
     with rados.WriteOpCtx() as operation:
         pool.remove_omap_keys(operation, (instance,))
+        operation.rm_xattr(f"lock.{_lock(instance)}")
         pool.operate_write_op(operation, PROCESSES)
-    with contextlib.suppress(rados.ObjectNotFound):
-        pool.remove_object(_lock_object(instance))

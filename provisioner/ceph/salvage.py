@@ -1,79 +1,106 @@
 """What a killed create, rename, restore or move to the trash left under a name, and how it is finished or undone.
 
-librbd's steps, in their order: create = id object, directory, header, object map; move to the trash = trash entry, id object
-gone, directory gone; rename = new id object, directory, old id object gone; restore = id object, directory, trash entry gone.
-A piece is only ever removed together with the id that it was seen with, so a name that was made anew meanwhile stays whole.
+librbd's steps, in their order: create = id object, directory, header, striping, object map; move to the trash = trash entry,
+id object gone, directory gone; rename = new id object, directory, old id object gone; restore = id object, directory, trash
+entry gone; remove = header gone, id object gone, directory gone.
+
+Nobody writes down who is at work on a name. So pieces are touched only when their author can't be at work any more: a delete
+of ours was decided (each of its steps is safe to do twice), or no other process of ours is alive and nothing moved for a
+moment, or nothing moved for longer than any living author's calls can take.
 """
 
 import threading
 import time
+from collections import OrderedDict
 
 import rados
 
-from provisioner.ceph import headers, images, trash
+from provisioner.ceph import headers, images, marks, names, trash
 from provisioner.ceph.errors import explained
 from provisioner.ceph.registry import Registry
 from provisioner.core.errors import AlreadyExists, Unavailable
 from provisioner.core.model import Wreck
 
+_QUIET = 1.0
+"""Seconds without a change after which pieces are nobody's, if no other process of ours is alive: an administrator's
+`rbd` takes milliseconds between its steps."""
 _PATIENCE = 3.0
 """Seconds to wait for a living author to finish before the asker is told to come again."""
-_ABANDONED = 90.0
-"""Seconds after which no call of a living author can still be under way: several times the bound on each of them."""
+_CALLS = 8
+"""RADOS calls in librbd's longest way from a first piece to a last, each bounded by the connection's timeout."""
+_REMEMBERED = 10_000
 
 
-def salvage(pool: rados.Ioctx, registry: Registry, wreck: Wreck) -> None:
+class Sightings:
+    """Since when this process has seen which pieces: by its own clock, since nobody else's can be trusted. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[Wreck, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def since(self, wreck: Wreck) -> float:
+        """When it was first seen, on the monotonic clock; now, if this is the first time."""
+        with self._lock:
+            first = self._seen.setdefault(wreck, time.monotonic())
+            while len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+            return first
+
+
+def salvage(pool: rados.Ioctx, registry: Registry, wreck: Wreck, sightings: Sightings) -> None:
     """Clear the name. Unavailable while somebody may still be at work on it, AlreadyExists for what can't be explained."""
     with explained(f"clearing what is left of image {wreck.id}"):
-        if not wreck.dying and not _is_abandoned(pool, registry, wreck):
-            raise Unavailable(f"image {wreck.id} is being made by another process of ours")
-        _clear(pool, registry, wreck)
+        if wreck.dying:
+            trash.discard(pool, registry, wreck.id, wreck.image_id)
+        elif _is_abandoned(pool, registry, wreck, sightings.since(wreck)):
+            _clear(pool, wreck)
 
 
-def _is_abandoned(pool: rados.Ioctx, registry: Registry, wreck: Wreck) -> bool:
-    deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
-    while not registry.alone(pool) and _age(pool, wreck) < _ABANDONED:
-        if images.find(pool, wreck.id) != wreck:
+def _is_abandoned(pool: rados.Ioctx, registry: Registry, wreck: Wreck, first_seen: float) -> bool:
+    """Wait until the author can't be at work any more; False if the pieces changed meanwhile."""
+    began, pause = time.monotonic(), threading.Event()
+    while images.find(pool, wreck.id) == wreck:
+        now = time.monotonic()
+        if now - first_seen > _CALLS * registry.timeout or (now - began > _QUIET and not registry.living(pool)):
             return True
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.05)
-    return True
+        if now - began > _PATIENCE:
+            raise Unavailable(f"image {wreck.id} is being made or taken away by another process of ours")
+        pause.wait(0.1)
+    return False
 
 
-def _age(pool: rados.Ioctx, wreck: Wreck) -> float:
-    try:
-        _, modified = pool.stat(headers.id_object(wreck.id.image))
-    except rados.ObjectNotFound:
-        return 0.0
-    return time.time() - time.mktime(modified)
-
-
-def _clear(pool: rados.Ioctx, registry: Registry, wreck: Wreck) -> None:
+def _clear(pool: rados.Ioctx, wreck: Wreck) -> None:
     name = wreck.id.image
-    image_id, listed = headers.read_id(pool, name), headers.listed_id(pool, name)
-    if image_id is not None and listed is None:
-        headers.remove_id(pool, name, image_id)  # first step of a create or restore, or a rename's last one missing
+    image_id, listed = names.read_id(pool, name), names.listed_id(pool, name)
+    if image_id is not None and image_id != listed:
+        _clear_id(pool, wreck, image_id)
     elif image_id is None and listed is not None:
-        _finish_removal(pool, wreck, listed)
-    elif image_id is not None and listed is not None:
-        _clear_listed(pool, registry, wreck, image_id, listed)
+        _clear_listing(pool, wreck, listed)
+    elif image_id is not None and headers.read_header(pool, image_id) is None:
+        names.unlist(pool, name, image_id)
+        names.remove_id(pool, name, image_id)
 
 
-def _clear_listed(pool: rados.Ioctx, registry: Registry, wreck: Wreck, image_id: str, listed: str) -> None:
+def _clear_id(pool: rados.Ioctx, wreck: Wreck, image_id: str) -> None:
+    """The id object alone: a create, rename or restore that began, or a rename that lacks its last step."""
+    if _is_lost(pool, image_id):
+        names.enter(pool, wreck.id.image, image_id)
+        if names.listed_name(pool, image_id) is None:
+            raise AlreadyExists(f"image {wreck.id}", [f"image {image_id} bears the name, too, and is on no list"])
+    else:
+        names.remove_id(pool, wreck.id.image, image_id)
+
+
+def _clear_listing(pool: rados.Ioctx, wreck: Wreck, listed: str) -> None:
+    """The directory alone: a removal or a move to the trash that lacks its last step, or an id object that got lost."""
     name = wreck.id.image
-    if image_id != listed:
-        if headers.listed_name(pool, image_id) == name:
-            raise AlreadyExists(f"image {wreck.id}", [f"directory and id object disagree ({listed}, {image_id})"])
-        headers.remove_id(pool, name, image_id)
-    elif headers.read_header(pool, image_id) is None:
-        headers.unlist(pool, name, image_id)
-        headers.remove_id(pool, name, image_id)
-    elif wreck.dying:
-        trash.discard(pool, registry, wreck.id, image_id)
+    if headers.read_header(pool, listed) is None or names.trash_entry(pool, listed) is not None:
+        names.unlist(pool, name, listed)
+    else:
+        names.write_id(pool, name, listed)
 
 
-def _finish_removal(pool: rados.Ioctx, wreck: Wreck, listed: str) -> None:
-    if headers.read_header(pool, listed) is not None and not headers.in_trash(pool, listed):
-        raise AlreadyExists(f"image {wreck.id}", [f"its id object is missing though image {listed} has a header"])
-    headers.unlist(pool, wreck.id.image, listed)
+def _is_lost(pool: rados.Ioctx, image_id: str) -> bool:
+    """Tell whether an image has nothing but this id object to find it by."""
+    exists = marks.read_header(pool, image_id) is not None
+    return exists and names.listed_name(pool, image_id) is None and names.trash_entry(pool, image_id) is None

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import rados
 
-from provisioner.ceph import capacity, headers, images, marks, salvage, trash, users
+from provisioner.ceph import capacity, headers, images, marks, names, salvage, trash, users, wire
 from provisioner.ceph.cluster import Clusters, Connection
 from provisioner.ceph.errors import CEPH_ERRORS, explained
 from provisioner.ceph.registry import LAPSE, Registry
-from provisioner.core.errors import ProvisionerError
+from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import (
     Blueprint,
@@ -35,6 +35,7 @@ class CephStore:
         self._clusters = clusters
         self._registries: dict[_Key, tuple[Connection, Registry]] = {}
         self._lock = threading.Lock()
+        self._sightings = salvage.Sightings()
         self._cookie = uuid.uuid4().hex
 
     def find(self, volume: VolumeId, credentials: Credentials | None, *, thorough: bool = True) -> Found:
@@ -44,18 +45,23 @@ class CephStore:
 
     def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Make and mark the image; None if the name was taken."""
-        with self._enrolled(plan.id.place, credentials) as (_, pool, _registry):
-            return images.make(pool, plan)
+        with self._enrolled(plan.id.place, credentials) as (connection, pool, _registry):
+            return images.make(pool, plan, connection.instance)
 
     def adopt(self, stranger: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
         """Mark an image that a killed create left without its mark."""
-        with self._enrolled(plan.id.place, credentials) as (_, pool, _registry):
-            images.adopt(pool, stranger, plan)
+        with self._enrolled(plan.id.place, credentials) as (connection, pool, _registry):
+            images.adopt(pool, stranger, plan, _data_pool_id(connection, plan))
+
+    def condemn(self, stranger: Stranger, credentials: Credentials | None) -> None:
+        """Mark an image that a killed create left as one to delete."""
+        with self._enrolled(stranger.id.place, credentials) as (_, pool, _registry):
+            images.condemn(pool, stranger)
 
     def salvage(self, wreck: Wreck, credentials: Credentials | None) -> None:
         """Finish or undo what a killed operation left."""
         with self._enrolled(wreck.id.place, credentials) as (_, pool, registry):
-            salvage.salvage(pool, registry, wreck)
+            salvage.salvage(pool, registry, wreck, self._sightings)
 
     def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
         """Grow the image to `size` bytes."""
@@ -70,13 +76,14 @@ class CephStore:
     def mark_published(self, volume: Volume, credentials: Credentials | None) -> None:
         """Note on the image that it was handed out."""
         with self._at(volume.id.place, credentials) as (_, pool), explained(f"marking image {volume.id}"):
-            headers.write_metadata(pool, volume.image_id, {marks.PUBLISHED: volume.image_id})
+            if not headers.write_metadata(pool, volume.image_id, {marks.PUBLISHED: volume.image_id}):
+                raise NotFound(f"volume {volume.id}")
 
     def page(self, place: Place, after: str, limit: int, credentials: Credentials | None) -> Page:
         """List our volumes in order of internal id."""
         with self._at(place, credentials) as (_, pool), explained(f"listing {place}"):
-            entries = headers.omap_page(pool, headers.DIRECTORY, f"id_{after}" if after else "", "id_", limit)
-            ids = [key.removeprefix("id_") for key in entries]
+            limit = min(limit, wire.PAGE)
+            ids = names.page(pool, after, limit)
             volumes = [volume for image_id in ids if (volume := _listed(pool, place, image_id))]
         return Page(volumes, ids[-1] if len(ids) == limit else "")
 
@@ -121,12 +128,18 @@ class CephStore:
     def purge(self, pace: Callable[[], bool]) -> Iterator[tuple[Place, trash.Purge | ProvisionerError]]:
         """Walk through the trash of every place worked in; `pace` waits between two images, False ends the walk.
 
-        A place that can't be reached yields the reason, and does not keep the others waiting.
+        A place that can't be reached yields the reason, and does not keep the others waiting. One that is gone, or whose key
+        no longer opens it, is left alone until a request leads there again.
         """
-        for place, credentials in self._keys():
+        for key in self._keys():
+            place, credentials = key
             try:
-                with self._at(place, credentials) as (_, pool):
-                    yield place, trash.purge(pool, self._cookie, pace)
+                with self._enrolled(place, credentials) as (_, pool, registry):
+                    yield place, trash.purge(pool, registry, self._cookie, pace)
+            except (Denied, InvalidRequest) as error:
+                with self._lock:
+                    self._registries.pop(key, None)
+                yield place, error
             except ProvisionerError as error:
                 yield place, error
 
@@ -137,10 +150,17 @@ class CephStore:
             return trash.backlog(pool)
 
     def heartbeat(self, stop: threading.Event) -> None:
-        """Renew this process's enrolments until `stop`; a place that can't be reached is tried again next time."""
+        """Renew this process's enrolments until `stop`; a place that can't be reached is tried again next time.
+
+        Each place has a thread of its own, so that a cluster that does not answer costs no other its heartbeat.
+        """
+        beats: dict[_Key, threading.Thread] = {}
         while not stop.wait(LAPSE / 3):
+            beats = {key: beat for key, beat in beats.items() if beat.is_alive()}
             for key in self._keys():
-                self._quietly(key, Registry.renew)
+                if key not in beats:
+                    beats[key] = threading.Thread(target=self._quietly, args=(key, Registry.renew), daemon=True)
+                    beats[key].start()
 
     def leave(self) -> None:
         """Take this process off every list: a clean end needs no fence."""
@@ -152,7 +172,7 @@ class CephStore:
     def _quietly(self, key: _Key, step: Callable[[Registry, rados.Ioctx], None]) -> None:
         with self._lock:
             enrolled = self._registries.get(key)
-        if enrolled is None or enrolled[0].retired:
+        if enrolled is None or not enrolled[0].acquire():
             return
         try:
             with enrolled[0].used() as connection, connection.pool(key[0]) as pool:
@@ -189,9 +209,14 @@ class CephStore:
         return registry
 
 
+def _data_pool_id(connection: Connection, plan: Blueprint) -> int:
+    name = plan.layout.data_pool
+    return connection.pool_id(name) if name not in ("", plan.id.place.pool) else images.NO_DATA_POOL
+
+
 def _listed(pool: rados.Ioctx, place: Place, image_id: str) -> Volume | None:
-    header = headers.read_header(pool, image_id)
-    name = headers.listed_name(pool, image_id)
-    if header is None or name is None or not marks.is_ours(header) or marks.is_dying(header):
+    header = marks.read_header(pool, image_id)
+    if header is None or not marks.is_ours(header) or marks.is_dying(header):
         return None
-    return marks.read_volume(VolumeId(place, name), header)
+    name = names.listed_name(pool, image_id)
+    return None if name is None else marks.read_volume(VolumeId(place, name), header)

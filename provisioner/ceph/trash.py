@@ -5,6 +5,7 @@ lock, takes only images that bear our mark of dying, and lets a client that stil
 remove a watched image. It needs no manager daemon, and goes on where a killed one stopped.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,14 +13,13 @@ from dataclasses import dataclass
 import rados
 import rbd
 
-from provisioner.ceph import headers, marks
-from provisioner.ceph.errors import explained
+from provisioner.ceph import headers, marks, names, wire
+from provisioner.ceph.errors import BROKEN, errno_of, explained
 from provisioner.ceph.registry import Registry, Standing
 from provisioner.core.errors import Conflict, HasDependants, InUse
 from provisioner.core.ids import VolumeId
 
 _LOCK_OBJECT, _LOCK, _LOCK_SECONDS = "ceph-provisioner.purge", "purge", 60
-_MAY_RENEW = 1
 _PAGE = 256
 
 
@@ -27,8 +27,8 @@ def discard(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: s
     """Move the image to the trash if nobody uses it. InUse names the clients, HasDependants the snapshots."""
     with explained(f"deleting image {volume}"):
         _refuse_if_needed(pool, registry, volume, image_id)
-        headers.write_metadata(pool, image_id, {marks.DELETING: image_id})
-        rbd.RBD().trash_move(pool, volume.image, 0)
+        if headers.write_metadata(pool, image_id, {marks.DELETING: image_id}):
+            names.move_to_trash(pool, volume.image, image_id)
 
 
 def _refuse_if_needed(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str) -> None:
@@ -39,6 +39,7 @@ def _refuse_if_needed(pool: rados.Ioctx, registry: Registry, volume: VolumeId, i
     with image:
         watchers = list(image.watchers_list())
         snapshots = [snapshot["name"] for snapshot in image.list_snaps()]
+        migrating = bool(image.features() & rbd.RBD_FEATURE_MIGRATING)
     standings = {watcher["addr"]: registry.judge(pool, watcher["id"]) for watcher in watchers}
     if foreign := [address for address, standing in standings.items() if standing is Standing.FOREIGN]:
         raise InUse(f"image {volume}", foreign)
@@ -46,6 +47,8 @@ def _refuse_if_needed(pool: rados.Ioctx, registry: Registry, volume: VolumeId, i
         raise Conflict(f"image {volume}", "a process of ours has it open")
     if snapshots:
         raise HasDependants(f"image {volume}", [f"snapshot {name}" for name in snapshots])
+    if migrating:
+        raise Conflict(f"image {volume}", "an administrator migrates it (rbd migration)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,16 @@ class Purge:
     skipped: bool = False
 
 
-def purge(pool: rados.Ioctx, cookie: str, pace: Callable[[], bool]) -> Purge:
-    """Remove our dying images from the trash, unless another process is at it. `pace` waits between two, False ends the walk."""
+def purge(pool: rados.Ioctx, registry: Registry, cookie: str, pace: Callable[[], bool]) -> Purge:
+    """Remove our dying images from the trash, unless another process is at it. `pace` waits between two, False ends the walk.
+
+    Whoever walks also buries the dead among our processes, whose watches would keep images for half a minute.
+    """
     with explained("purging the trash"):
         if not _lock(pool, cookie):
             return Purge(0, 0, skipped=True)
         try:
+            registry.living(pool)
             return _walk(pool, cookie, pace)
         finally:
             _unlock(pool, cookie)
@@ -70,10 +77,10 @@ def purge(pool: rados.Ioctx, cookie: str, pace: Callable[[], bool]) -> Purge:
 
 def _walk(pool: rados.Ioctx, cookie: str, pace: Callable[[], bool]) -> Purge:
     removed = kept = 0
-    for image_id in _dying(pool):
+    for image_id, entry in _dying(pool):
         if not pace() or not _lock(pool, cookie):
             break
-        if _remove(pool, image_id):
+        if _remove(pool, image_id, entry):
             removed += 1
         else:
             kept += 1
@@ -86,34 +93,38 @@ def backlog(pool: rados.Ioctx) -> int:
         return sum(1 for _ in _dying(pool))
 
 
-def _dying(pool: rados.Ioctx) -> Iterator[str]:
+def _dying(pool: rados.Ioctx) -> Iterator[tuple[str, names.TrashEntry]]:
     after = ""
-    while page := headers.omap_page(pool, headers.TRASH, after, "id_", _PAGE):
-        for key in page:
-            image_id = key.removeprefix("id_")
-            header = headers.read_header(pool, image_id)
+    while page := names.trash_page(pool, after, _PAGE):
+        for image_id, entry in page.items():
+            header = marks.read_header(pool, image_id)
             # without a header the data is gone already: only the entry of a killed removal is left
             if header is None or marks.is_dying(header):
-                yield image_id
+                yield image_id, entry
         after = max(page)
 
 
-def _remove(pool: rados.Ioctx, image_id: str) -> bool:
+def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry) -> bool:
+    """Finish what a killed move left, then let librbd remove the image; False if it has to stay for now."""
+    if entry.state == names.RESTORING:
+        return False  # an administrator takes it back; finishing that is theirs
+    if names.listed_name(pool, image_id) == entry.name:
+        names.move_to_trash(pool, entry.name, image_id)
+    elif entry.state == names.MOVING:
+        names.settle_trash(pool, image_id)
     try:
         rbd.RBD().trash_remove(pool, image_id)
-    except (rbd.ImageBusy, rbd.ImageHasSnapshots):
-        return False
     except rbd.ImageNotFound:
         return True
+    except rbd.Error as error:
+        if errno_of(error) in (BROKEN, errno.ETIMEDOUT):
+            raise
+        return False  # watched, with snapshots, or damaged: it must not keep the others waiting
     return True
 
 
 def _lock(pool: rados.Ioctx, cookie: str) -> bool:
-    try:
-        pool.lock_exclusive(_LOCK_OBJECT, _LOCK, cookie, "purging the trash", _LOCK_SECONDS, _MAY_RENEW)
-    except rados.ObjectBusy:
-        return False
-    return True
+    return wire.lock(pool, _LOCK_OBJECT, _LOCK, cookie, "purging the trash", _LOCK_SECONDS)
 
 
 def _unlock(pool: rados.Ioctx, cookie: str) -> None:

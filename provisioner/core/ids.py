@@ -16,8 +16,15 @@ ID_BYTES = 128
 _SNAPSHOT_ROOM = 48
 """Bytes that `@<snapshot>.<image id>` may need behind a volume id."""
 
+_LONGEST = 1024
+"""Bytes of the longest text that is looked at as an id: well below what RADOS takes for an object's name."""
+
+_LONGEST_NAME = 256
+"""Bytes of a request's longest name."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PART = re.compile(r"[^/@\x00-\x1f\x7f]+")
+_PART = re.compile(r"[^/@\x00-\x1f\x7f\ud800-\udfff]+")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 HASHED = "cp-"
 """Opens the image name of a request whose own name can't be one."""
 RESERVED = (HASHED, "cp.")
@@ -50,7 +57,8 @@ class VolumeId:
     def parse(cls, text: str) -> "VolumeId":
         """Read an id back. Raises NotFound for text that can't name anything."""
         parts = text.split("/")
-        if len(parts) not in (3, 4) or not all(_PART.fullmatch(part) for part in parts):
+        readable = len(parts) in (3, 4) and all(_PART.fullmatch(part) for part in parts)
+        if not readable or len(text.encode()) > _LONGEST:
             raise NotFound(f"volume {text!r}")
         cluster, pool, *namespace, image = parts
         return cls(Place(cluster, pool, *namespace), image)
@@ -74,6 +82,10 @@ def image_name(place: Place, request: str) -> str:
     """Name the image for a request's name: itself where it can be, else `cp-` and 32 hex digits of its hash."""
     if not request:
         raise InvalidRequest("name", request, "must not be empty")
+    if _SURROGATE.search(request):
+        raise InvalidRequest("name", request, "is not valid Unicode")
+    if len(request.encode()) > _LONGEST_NAME:
+        raise InvalidRequest("name", request, f"is longer than {_LONGEST_NAME} bytes")
     plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
     if plain and len(_id_bytes(place, request)) + _SNAPSHOT_ROOM <= ID_BYTES:
         return request

@@ -18,6 +18,12 @@ class Credentials:
     user: str
     key: str = field(repr=False)
 
+    def __post_init__(self) -> None:
+        if not self.user:
+            raise InvalidRequest("userID", "", "must not be empty")
+        if not self.key:  # librados would look for a key of the host's own
+            raise InvalidRequest("userKey", "", "must not be empty")
+
 
 @dataclass(frozen=True, slots=True)
 class SizeRange:
@@ -28,8 +34,10 @@ class SizeRange:
 
     def choose(self) -> int:
         """Give the size to make: `required` rounded up to MiB. Raises OutOfRange where none fits."""
-        if self.required <= 0 or self.limit < 0:
+        if self.required <= 0:
             raise OutOfRange("size", self.required, "must be at least 1 byte")
+        if self.limit < 0 or 0 < self.limit < self.required:
+            raise OutOfRange("limit", self.limit, f"must not be below the size asked for, {self.required} bytes")
         size = -(-self.required // MIB) * MIB
         if size > LARGEST:
             raise OutOfRange("size", self.required, f"the largest image is {LARGEST} bytes")
@@ -44,6 +52,8 @@ class SizeRange:
 
 FEATURES = ("layering", "exclusive-lock", "object-map", "fast-diff", "deep-flatten")
 """Image features that can be asked for: all that the kernel maps. `journaling` it does not."""
+_MAPPED = 256_000_000
+"""Objects that an object map has room for."""
 _NEEDS = {"object-map": "exclusive-lock", "fast-diff": "object-map"}
 
 
@@ -81,6 +91,12 @@ class Layout:
             raise InvalidRequest("stripeUnit", self.stripe_unit, "must divide objectSize and be 512 bytes or more")
         if not 0 <= self.stripe_count <= 1024:
             raise InvalidRequest("stripeCount", self.stripe_count, "must be between 1 and 1024")
+
+    def check_size(self, size: int) -> None:
+        """Raise OutOfRange for a size, in bytes, that an image of this layout can't have."""
+        largest = (self.object_size or 4 * MIB) * _MAPPED
+        if "object-map" in self.features and size > largest:
+            raise OutOfRange("size", size, f"with object-map and this objectSize, the largest image is {largest} bytes")
 
     def described(self) -> dict[str, str]:
         """Words for comparing and keeping: what was asked for, the defaults left out."""
@@ -133,7 +149,8 @@ class Volume:
     @property
     def data_pool(self) -> str:
         """The pool of the data objects, "" if it is the image's own."""
-        return self.asked.get("dataPool", "")
+        asked = self.asked.get("dataPool", "")
+        return "" if asked == self.id.place.pool else asked
 
 
 @dataclass(frozen=True, slots=True)

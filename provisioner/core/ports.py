@@ -31,6 +31,9 @@ class VolumeStore(Protocol):
     def adopt(self, stranger: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
         """Mark an unmarked image if it is exactly what `make` would have left; else AlreadyExists."""
 
+    def condemn(self, stranger: Stranger, credentials: Credentials | None) -> None:
+        """Mark an unmarked image as ours and dying, if nobody ever used it; else AlreadyExists."""
+
     def salvage(self, wreck: Wreck, credentials: Credentials | None) -> None:
         """Finish or undo what a killed operation left. Unavailable while its author may still be alive."""
 

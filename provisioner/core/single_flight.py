@@ -67,16 +67,20 @@ class SingleFlight:
         try:
             result = work()
         except BaseException as error:
-            self._land(mine, error)
+            self._leave(mine)
             mine.outcome.set_exception(error)
+            self._tell(mine, error)
             raise
-        self._land(mine, None)
+        self._leave(mine)
         mine.outcome.set_result(result)
+        self._tell(mine, None)
         return result
 
-    def _land(self, mine: Operation, error: BaseException | None) -> None:
+    def _leave(self, mine: Operation) -> None:
         with self._lock:
             del self._running[mine.volume]
+
+    def _tell(self, mine: Operation, error: BaseException | None) -> None:
         if self._on_done is not None:
             self._on_done(mine.kind, time.monotonic() - mine.started, error)
 

@@ -6,7 +6,7 @@ its identity, the image says what it is, and whoever meets another's half-done w
 
 from collections.abc import Iterator
 
-from provisioner.core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, OutOfRange, Unavailable
+from provisioner.core.errors import AlreadyExists, Conflict, NotFound, OutOfRange, Unavailable
 from provisioner.core.ids import Place, VolumeId, check_place, image_name
 from provisioner.core.model import (
     Blueprint,
@@ -73,7 +73,7 @@ class Volumes:
             "delete",
             str(volume),
             (image_id, credentials),
-            lambda: self._delete(volume, credentials, image_id),
+            lambda: self._delete(volume, credentials, image_id=image_id),
         )
 
     def publish(self, volume: Volume, credentials: Credentials | None = None) -> Grant:
@@ -89,11 +89,12 @@ class Volumes:
             self._store.mark_published(volume, credentials)
 
     def abandon(self, volume: VolumeId, credentials: Credentials | None = None) -> None:
-        """Undo what was made for a request that nobody waits for any more: its user first, whose name the image knows."""
-        found = self._store.find(volume, credentials)
-        if isinstance(found, Volume):
-            self._store.withdraw(found, credentials)
-        self.delete(volume, credentials)
+        """Undo what was made for a request that nobody waits for any more: its user first, whose name the image knows.
+
+        The caller knows that it asked for the name: an image without a mark that nobody ever used is taken for what its
+        killed create left, as a repeated create would. Raises what `delete` raises.
+        """
+        self._flights.run("abandon", str(volume), credentials, lambda: self._delete(volume, credentials, abandoned=True))
 
     def revoke(self, volume: VolumeId, user: str, credentials: Credentials | None = None) -> None:
         """Take back what `publish` granted. Gone already is success."""
@@ -138,16 +139,20 @@ class Volumes:
             found = self.get(volume, credentials)
         return found
 
-    def _delete(self, volume: VolumeId, credentials: Credentials | None, image_id: str) -> None:
+    def _delete(self, volume: VolumeId, credentials: Credentials | None, *, image_id: str = "", abandoned: bool = False) -> None:
         for _ in range(_ROUNDS):
             found = self._store.find(volume, credentials)
             if found is None or (image_id and found.image_id != image_id):
                 return
-            if isinstance(found, Stranger):
-                raise AlreadyExists(f"image {volume}", ["it bears no mark of ours, so it is not ours to delete"])
             if isinstance(found, Wreck):
                 self._store.salvage(found, credentials)
+            elif isinstance(found, Stranger):
+                if not abandoned:
+                    raise AlreadyExists(f"image {volume}", ["it bears no mark of ours, so it is not ours to delete"])
+                self._store.condemn(found, credentials)
             else:
+                if abandoned:
+                    self._store.withdraw(found, credentials)
                 self._store.discard(found, credentials)
                 return
         raise Conflict(str(volume), f"it kept changing under {_ROUNDS} attempts to delete it")
@@ -155,11 +160,11 @@ class Volumes:
 
 def plan_for(request: CreateRequest) -> Blueprint:
     """Check a request and name its image. Raises InvalidRequest with the field and value at fault."""
-    if len(request.name.encode()) > 256:
-        raise InvalidRequest("name", request.name, "is longer than 256 bytes")
     place = check_place(request.place)
     image = VolumeId(place, image_name(place, request.name))
-    return Blueprint(image, request.name, request.size.choose(), request.layout, request.labels)
+    size = request.size.choose()
+    request.layout.check_size(size)
+    return Blueprint(image, request.name, size, request.layout, request.labels)
 
 
 def same_as_asked(found: Volume, plan: Blueprint, size: SizeRange) -> Volume:

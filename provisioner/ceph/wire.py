@@ -1,0 +1,105 @@
+"""Objects of RBD in RADOS, read and changed as librbd and the kernel do: little-endian values, omap pairs, class methods.
+
+Each function is one operation of the OSD. Ceph's exceptions leave this module, and those that stand on it, as they are:
+callers name the operation that they belong to.
+"""
+
+import errno
+import struct
+
+import rados
+
+from provisioner.ceph.errors import errno_of
+
+FULL_FORCE = 128
+"""librados' OPERATION_FULL_FORCE, which the binding does not name: a new object even in a full pool. For what deleting needs."""
+
+PAGE = 1000
+"""Omap pairs that one read can be trusted to give: the OSD stops at `osd_max_omap_entries_per_request`, 1024."""
+
+_MISMATCH = 4095
+"""From here on, an errno says at which byte `cmpext` met a difference."""
+_EXCLUSIVE, _MAY_RENEW = 1, 1
+
+
+def string(text: str) -> bytes:
+    """Encode a string."""
+    raw = text.encode()
+    return struct.pack("<I", len(raw)) + raw
+
+
+def text(raw: bytes, at: int = 0) -> str:
+    """Decode the string that begins at the byte `at`."""
+    (length,) = struct.unpack_from("<I", raw, at)
+    return raw[at + 4 : at + 4 + length].decode(errors="replace")
+
+
+def omap_values(pool: rados.Ioctx, obj: str, *keys: str) -> dict[str, bytes]:
+    """The values of the keys that are there."""
+    with rados.ReadOpCtx() as operation:
+        values, _ = pool.get_omap_vals_by_keys(operation, keys)
+        try:
+            pool.operate_read_op(operation, obj)
+        except rados.ObjectNotFound:
+            return {}
+        return dict(values)
+
+
+def omap_page(pool: rados.Ioctx, obj: str, after: str, prefix: str, limit: int = PAGE) -> dict[str, bytes]:
+    """Up to `limit` pairs, and never more than PAGE, behind the key `after`, in order of the keys."""
+    with rados.ReadOpCtx() as operation:
+        values, _ = pool.get_omap_vals(operation, after, prefix, min(limit, PAGE))
+        try:
+            pool.operate_read_op(operation, obj)
+        except rados.ObjectNotFound:
+            return {}
+        return dict(values)
+
+
+def call(pool: rados.Ioctx, obj: str, method: str, payload: bytes, cls: str = "rbd") -> None:
+    """Call a method of an object class on the object, which it makes if need be."""
+    with rados.WriteOpCtx() as operation:
+        operation.execute(cls, method, payload)
+        pool.operate_write_op(operation, obj, flags=FULL_FORCE)
+
+
+def lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds: int) -> bool:
+    """Take an exclusive lock that lapses, or renew the same client's own; False while another holds it."""
+    try:
+        call(pool, obj, "lock", lock_request(name, cookie, why, seconds), cls="lock")
+    except rados.ObjectBusy:
+        return False
+    return True
+
+
+def lock_request(name: str, cookie: str, why: str, seconds: int) -> bytes:
+    """Encode what `lock` asks for, to be one step of several in an operation."""
+    body = string(name) + bytes((_EXCLUSIVE,)) + string(cookie) + string("") + string(why)
+    body += struct.pack("<II", seconds, 0) + bytes((_MAY_RENEW,))
+    return struct.pack("<BBI", 1, 1, len(body)) + body
+
+
+def remove_if_holds(pool: rados.Ioctx, obj: str, content: bytes) -> bool:
+    """Remove the object if it begins with these bytes, in one step; tell whether it did."""
+    with rados.WriteOpCtx() as operation:
+        operation.cmpext(content, 0)
+        operation.remove()
+        try:
+            pool.operate_write_op(operation, obj)
+        except rados.Error as error:
+            if errno_of(error) == errno.ENOENT or errno_of(error) >= _MISMATCH:
+                return False
+            raise
+    return True
+
+
+def write_new(pool: rados.Ioctx, obj: str, content: bytes) -> bool:
+    """Make the object with this content, in one step; tell whether it was new."""
+    with rados.WriteOpCtx() as operation:
+        operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
+        operation.write_full(content)
+        try:
+            pool.operate_write_op(operation, obj, flags=FULL_FORCE)
+        except rados.ObjectExists:
+            return False
+    return True
