@@ -21,6 +21,7 @@ from provisioner.claims.nodes import Kubelets
 from provisioner.claims.outcomes import HANDLED, retry_for
 from provisioner.claims.reclaim import Reclaimer
 from provisioner.claims.resize import Resizer
+from provisioner.claims.sources import driver_name
 from provisioner.claims.sweep import Sweeper
 from provisioner.claims.volume import Maker
 from provisioner.core.volumes import Volumes
@@ -68,8 +69,9 @@ class Controller:
         options: Options,
         metrics: Metrics,
     ) -> None:
-        """Wires the parts; nothing is asked of the API server yet."""
+        """Wires the parts; nothing is asked of the API server yet. Raises InvalidRequest for an option that can't be."""
         self._api, self._options, self._metrics = api, options, metrics
+        self._csi_driver = driver_name(options.csi_driver)
         identity = new_identity()
         self._recorder = Recorder(api, options.provisioner, identity, Budget(queued=8192))
         self._claims = Reflector(api, PERSISTENT_VOLUME_CLAIMS.path(), self._claim_changed, trim=without_managed_fields)
@@ -135,7 +137,7 @@ class Controller:
             self._volumes,
             self._resolver,
             handouts,
-            Maker(self._api, setting.provisioner, self._options.csi_driver),
+            Maker(self._api, setting.provisioner, self._csi_driver),
             Kubelets(self._api),
             caches,
             self._recorder,

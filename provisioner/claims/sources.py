@@ -3,12 +3,14 @@
 `rbd` is the native one, which kubelets up to 1.30 map themselves; `csi` is for the CSI node service.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from provisioner.claims.classes import Class
 from provisioner.claims.parameters import SecretRef
+from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import Volume
 
 
@@ -44,6 +46,21 @@ class NativeSource:
         if not block:
             source["fsType"] = storage_class.parameters.fs_type
         return {"rbd": source}
+
+
+_DRIVER = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def driver_name(said: str) -> str:
+    """Name the CSI driver: as said, or for a provisioner's name such as `example.com/rbd`, `rbd.example.com`.
+
+    Raises InvalidRequest for what Kubernetes would refuse in each PersistentVolume.
+    """
+    domain, slash, kind = said.partition("/")
+    name = f"{kind}.{domain}".lower() if slash else said
+    if len(name) > 63 or not _DRIVER.fullmatch(name):
+        raise InvalidRequest("--csi-driver", name, "must be a lower-case domain name of at most 63 characters")
+    return name
 
 
 class CsiSource:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import rados
@@ -15,6 +15,14 @@ import rbd
 from provisioner.ceph.cluster import ClusterConfig
 
 HACK = Path(__file__).parents[2] / "hack"
+
+
+@dataclass(frozen=True)
+class User:
+    """A cephx user, without `client.`, and its key."""
+
+    name: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,21 @@ class Ceph:
         answer: dict[str, object] = json.loads(done.stdout)
         return answer
 
+    def provisioner_caps(self) -> dict[str, str]:
+        """The caps of the provisioner's own user."""
+        (entry,) = self.command("auth get", entity=f"client.{self.user}")  # type: ignore[misc]
+        caps: dict[str, str] = entry["caps"]
+        return caps
+
+    def make_user(self, name: str, **caps: str) -> User:
+        words = [word for pair in caps.items() for word in pair]
+        (entry,) = self.command("auth get-or-create", entity=f"client.{name}", caps=words)  # type: ignore[misc]
+        return User(name, entry["key"])
+
+    def make_namespace(self, name: str) -> None:
+        with self.admin_pool() as context:
+            rbd.RBD().namespace_create(context, name)
+
     def make_pool(self, name: str, **options: object) -> None:
         self.command("osd pool create", pool=name, pg_num=8, **options)
         with self.admin_pool(name) as context:
@@ -100,9 +123,28 @@ class Ceph:
             self.command("auth del", entity=entity)
 
     @contextmanager
+    def open_image(self, image: str, pool: str = "") -> Iterator[rbd.Image]:
+        """Have an image open for the block, as a client that uses it has."""
+        with self.admin_pool(pool) as context, rbd.Image(context, image) as opened:
+            yield opened
+
+    @contextmanager
+    def no_new_users(self) -> Iterator[None]:
+        """Take the right to make users away from the provisioner's own user, for the block."""
+        caps = self.provisioner_caps()
+        self._set_caps({**caps, "mon": "profile rbd"})
+        try:
+            yield
+        finally:
+            self._set_caps(caps)
+
+    def _set_caps(self, caps: dict[str, str]) -> None:
+        self.command("auth caps", entity=f"client.{self.user}", caps=[word for pair in caps.items() for word in pair])
+
+    @contextmanager
     def frozen_osd(self) -> Iterator[None]:
         """Stop the OSD's process in its tracks for the block."""
-        pid = int((self.directory / "osd.0.pid").read_text().split()[0])
+        pid = int((self.directory / "osd.0.pid").read_text().splitlines()[-1].split()[0])
         os.kill(pid, signal.SIGSTOP)
         try:
             yield

@@ -5,7 +5,6 @@ import contextlib
 import json
 import subprocess
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,18 @@ class Kubernetes:
         return name
 
     def make_claim(
-        self, storage_class: str, size: str = "1Gi", name: str = "", namespace: str = "default", **spec: Any
+        self,
+        storage_class: str,
+        size: str = "1Gi",
+        name: str = "",
+        namespace: str = "default",
+        finalizers: list[str] | None = None,
+        annotations: dict[str, str] | None = None,
+        **spec: Any,
     ) -> Object:
+        metadata = {"name": name or f"claim-{uuid.uuid4().hex[:8]}", "namespace": namespace}
         body = PERSISTENT_VOLUME_CLAIMS.body(
-            {"name": name or f"claim-{uuid.uuid4().hex[:8]}", "namespace": namespace},
+            {**metadata, "finalizers": finalizers or [], "annotations": annotations or {}},
             spec={
                 "storageClassName": storage_class,
                 "accessModes": ["ReadWriteOnce"],
@@ -118,6 +125,29 @@ class Kubernetes:
         namespace = item["metadata"].get("namespace", "default")
         return self.api.list_all(EVENTS.path(namespace), selector).items
 
+    def told(self, item: Object) -> list[tuple[str, str]]:
+        """Reason and message of each event about the item."""
+        return [(event["reason"], event["message"]) for event in self.events(item)]
+
+    def make_secret(self, namespace: str, name: str, **data: str) -> Object:
+        return self.api.create(SECRETS.path(namespace), SECRETS.body({"name": name}, stringData=data))
+
+    def let_read(self, namespace: str, secret: str) -> None:
+        """Let our service account read one Secret, as a class with credentials of its own needs it."""
+        name, role, binding = f"reads-{secret}", _KINDS["Role"], _KINDS["RoleBinding"]
+        rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}
+        self.api.create(role.path(namespace), role.body({"name": name}, rules=[rule]))
+        subject = {"kind": "ServiceAccount", "name": "ceph-provisioner", "namespace": NAMESPACE}
+        reference = {"apiGroup": role.group, "kind": role.kind, "name": name}
+        self.api.create(binding.path(namespace), binding.body({"name": name}, roleRef=reference, subjects=[subject]))
+
+    def patch_volume(self, name: str, body: Object) -> Object:
+        return self.api.patch(PERSISTENT_VOLUMES.path(name=name), body)
+
+    def restart(self, daemon: str) -> None:
+        """Kill one of the control plane's daemons and start it again."""
+        subprocess.run([ROOT / "hack" / "dev-kubernetes", "restart-daemon", str(self.directory), daemon], check=True)
+
     def delete_claim(self, claim: Object) -> None:
         with contextlib.suppress(NotFound):
             self.api.delete(PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"]))
@@ -136,7 +166,7 @@ class Kubernetes:
             now = self.claim(claim)
             return self.volume_of(claim) if now and (now.get("status") or {}).get("phase") == "Bound" else None
 
-        return until(bound, seconds, f"claim {claim['metadata']['name']} is Bound", lambda: str(self.events(claim)))
+        return until(bound, seconds, f"claim {claim['metadata']['name']} is Bound", lambda: str(self.told(claim)))
 
     def wait_event(self, item: Object, reason: str, text: str = "", seconds: float = 20) -> Object:
         """Wait for an event about the item whose message holds `text`."""
@@ -144,9 +174,7 @@ class Kubernetes:
         def told() -> Object | None:
             return next((e for e in self.events(item) if e["reason"] == reason and text in e["message"]), None)
 
-        return until(
-            told, seconds, f"event {reason} with {text!r}", lambda: str([(e["reason"], e["message"]) for e in self.events(item)])
-        )
+        return until(told, seconds, f"event {reason} with {text!r}", lambda: str(self.told(item)))
 
     def wait_gone(self, claim: Object, seconds: float = 30) -> None:
         """Wait until neither the claim nor its PersistentVolume is there."""

@@ -7,6 +7,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.harness.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("ceph-provisioner")
@@ -36,6 +38,11 @@ class Program:
             until(lambda: self.page("/readyz")[0] == 200, 20, "the program is ready", self.text)
         return self
 
+    def with_options(self, *options: str) -> "Program":
+        """Add options to those of the next start; a later one of a name wins."""
+        self._command += options
+        return self
+
     @property
     def pid(self) -> int:
         assert self._process is not None
@@ -53,6 +60,21 @@ class Program:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's samples that bear the labels."""
+        families = text_string_to_metric_families(self.page("/metrics")[1])
+        samples = (sample for family in families for sample in family.samples if sample.name == metric)
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def kube_writes(self) -> float:
+        """How many writes reached the API server so far; the lease's renewals, which never end, are not counted."""
+        counted = "ceph_provisioner_kube_call_seconds_count"
+        verbs = ("create", "update", "patch", "delete")
+        return sum(self.total(counted, verb=verb) - self.total(counted, verb=verb, resource="leases") for verb in verbs)
+
+    def leads(self) -> bool:
+        return self.total("ceph_provisioner_leading") == 1
 
     def kill(self) -> None:
         """SIGKILL, as the kernel's OOM killer would."""

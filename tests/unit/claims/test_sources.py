@@ -9,8 +9,9 @@ from provisioner.claims import objects
 from provisioner.claims.classes import Class
 from provisioner.claims.handout import Minted
 from provisioner.claims.parameters import SecretRef, read_parameters
-from provisioner.claims.sources import Handout
+from provisioner.claims.sources import Handout, driver_name
 from provisioner.claims.volume import Maker
+from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Volume
 from provisioner.kube.kubeconfig import Access
@@ -154,3 +155,21 @@ def test_a_class_that_brings_credentials_is_remembered_by_where_they_lie(maker: 
     storage_class = of_class({"adminId": "kube", "adminSecretName": "admin", "adminSecretNamespace": "ceph"})
     annotations = body(maker, claim(), storage_class)["metadata"]["annotations"]
     assert annotations[objects.ADMIN_SECRET] == "kube@ceph/admin"
+
+
+class TestDriverName:
+    @pytest.mark.parametrize(
+        ("said", "name"),
+        [
+            ("ceph-provisioner.io/rbd", "rbd.ceph-provisioner.io"),
+            ("Example.com/RBD", "rbd.example.com"),
+            ("rbd.csi.ceph.com", "rbd.csi.ceph.com"),
+        ],
+    )
+    def test_is_what_kubernetes_accepts(self, said: str, name: str) -> None:
+        assert driver_name(said) == name
+
+    @pytest.mark.parametrize("said", ["", "RBD", "a/b/c", "rbd_x", "-rbd", "x" * 64])
+    def test_is_refused_before_it_stands_in_a_volume(self, said: str) -> None:
+        with pytest.raises(InvalidRequest, match="--csi-driver"):
+            driver_name(said)

@@ -1,0 +1,69 @@
+"""Nodes without machines, and pods that never run: what the scheduler and the choice of a PersistentVolume's kind look at."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from provisioner.kube.errors import NotFound
+from provisioner.kube.resources import NODES, Object, Resource
+from provisioner.kube.times import now_seconds
+from tests.harness.kubernetes import Kubernetes
+from tests.harness.waiting import until
+
+_PODS = Resource("", "v1", "pods", "Pod", namespaced=True)
+_ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
+
+
+@contextmanager
+def nodes(kubernetes: Kubernetes, *kubelets: str) -> Iterator[list[str]]:
+    """Register a Ready node per kubelet version, for the block; gives their names."""
+    names = [f"node-{uuid.uuid4().hex[:8]}" for _ in kubelets]
+    try:
+        for name, version in zip(names, kubelets, strict=True):
+            _register(kubernetes, name, version)
+        yield names
+    finally:
+        for name in names:
+            with suppress(NotFound):
+                kubernetes.api.delete(NODES.path(name=name))
+
+
+@contextmanager
+def pod_using(kubernetes: Kubernetes, claim: Object) -> Iterator[Object]:
+    """A pod that mounts the claim, for the block."""
+    namespace = claim["metadata"]["namespace"]
+    spec = {
+        "containers": [{"name": "main", "image": "none", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}],
+    }
+    pod = kubernetes.api.create(
+        _PODS.path(namespace), _PODS.body({"namespace": namespace, "name": f"pod-{uuid.uuid4().hex[:8]}"}, spec=spec)
+    )
+    path = _PODS.path(namespace, pod["metadata"]["name"])
+    try:
+        yield pod
+    finally:
+        kubernetes.api.delete(path, {"gracePeriodSeconds": 0})
+        until(lambda: _is_gone(kubernetes, path), 10, "the pod is gone")
+
+
+def _is_gone(kubernetes: Kubernetes, path: str) -> bool:
+    try:
+        kubernetes.api.get(path)
+    except NotFound:
+        return True
+    return False
+
+
+def _register(kubernetes: Kubernetes, name: str, version: str) -> None:
+    kubernetes.api.create(NODES.path(), NODES.body({"name": name}))
+    now = now_seconds()
+    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
+    status: Object = {"capacity": _ROOM, "allocatable": _ROOM, "conditions": [ready]}
+    status["nodeInfo"] = (
+        {"kubeletVersion": version}
+        | dict.fromkeys(("machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "containerRuntimeVersion"), "test")
+        | {"kubeProxyVersion": version, "operatingSystem": "linux", "architecture": "amd64"}
+    )
+    kubernetes.api.patch(NODES.path(name=name, subresource="status"), {"status": status})
+    kubernetes.api.patch(NODES.path(name=name), {"spec": {"taints": None}})
