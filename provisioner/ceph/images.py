@@ -12,7 +12,7 @@ from provisioner.ceph import headers, marks, names
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
 from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
-from provisioner.core.ids import VolumeId
+from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Blueprint, Found, Layout, Stranger, Volume, Wreck
 
 _BITS = {
@@ -28,15 +28,10 @@ _IMPLIED = rbd.RBD_FEATURE_STRIPINGV2 | rbd.RBD_FEATURE_DATA_POOL
 NO_DATA_POOL = -1
 
 
-def find(pool: rados.Ioctx, volume: VolumeId, *, thorough: bool = True) -> Found:
-    """Tell what the name holds: both of `rbd_id` and `rbd_directory` have to agree, and a header has to exist.
-
-    Not `thorough`, a name without an id object is absent: one read less before a create, which meets the rest itself.
-    """
+def find(pool: rados.Ioctx, volume: VolumeId) -> Found:
+    """Tell what the name holds: both of `rbd_id` and `rbd_directory` have to agree, and a header has to exist."""
     with explained(f"looking up image {volume}"):
         image_id = names.read_id(pool, volume.image)
-        if image_id is None and not thorough:
-            return None
         listed = names.listed_id(pool, volume.image)
         if image_id is None and listed is not None:
             image_id = names.read_id(pool, volume.image)  # made between the two reads, perhaps
@@ -109,6 +104,13 @@ def resize(pool: rados.Ioctx, volume: Volume, size: int) -> None:
             image.resize(size, False)
         except rbd.InvalidArgument as error:
             raise OutOfRange("size", size, f"Ceph can't give image {volume.id} so many bytes") from error
+
+
+def check_namespace(pool: rados.Ioctx, place: Place) -> None:
+    """Raise InvalidRequest for a RADOS namespace that RBD does not know, before anything is written there."""
+    with explained(f"looking for the namespace of {place}"):
+        if place.namespace and not rbd.RBD().namespace_exists(pool, place.namespace):
+            raise InvalidRequest("radosNamespace", place.namespace, f"pool {place.pool} has no such namespace")
 
 
 def features_of(layout: Layout) -> int:

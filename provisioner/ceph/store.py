@@ -38,10 +38,10 @@ class CephStore:
         self._sightings = salvage.Sightings()
         self._cookie = uuid.uuid4().hex
 
-    def find(self, volume: VolumeId, credentials: Credentials | None, *, thorough: bool = True) -> Found:
+    def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
         """Tell what the name holds."""
         with self._at(volume.place, credentials) as (_, pool):
-            return images.find(pool, volume, thorough=thorough)
+            return images.find(pool, volume)
 
     def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Make and mark the image; None if the name was taken."""
@@ -90,7 +90,7 @@ class CephStore:
     def capacity(self, place: Place, data_pool: str, credentials: Credentials | None) -> Capacity:
         """Tell what the pool (or the data pool) can still give."""
         with self._clusters.connection(place.cluster, credentials) as connection:
-            return capacity.capacity(connection, data_pool or place.pool)
+            return capacity.capacity(connection, data_pool or place.pool, "dataPool" if data_pool else "pool")
 
     def grant(self, volume: Volume, credentials: Credentials | None) -> Grant:
         """Give the volume's own user."""
@@ -202,6 +202,7 @@ class CephStore:
             known = self._registries.get(key)
         if known and known[0] is connection:
             return known[1]
+        images.check_namespace(pool, key[0])
         registry = Registry(connection)
         registry.enrol(pool)
         with self._lock:

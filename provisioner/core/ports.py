@@ -22,8 +22,8 @@ from provisioner.core.model import (
 class VolumeStore(Protocol):
     """Images under names. Credentials, where given, replace the cluster's own."""
 
-    def find(self, volume: VolumeId, credentials: Credentials | None, *, thorough: bool = True) -> Found:
-        """Tell what the name holds now; changes nothing. Not `thorough`, it may take for absent what `make` stumbles on."""
+    def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
+        """Tell what the name holds now. Changes nothing."""
 
     def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Make and mark the image; None if the name was taken meanwhile."""

@@ -20,6 +20,7 @@ from provisioner.core.model import (
     Wreck,
 )
 from provisioner.core.ports import VolumeStore
+from provisioner.core.recent import Recent
 from provisioner.core.single_flight import Operation, SingleFlight
 
 _ROUNDS = 5
@@ -34,6 +35,7 @@ class Volumes:
     def __init__(self, store: VolumeStore, flights: SingleFlight | None = None) -> None:
         self._store = store
         self._flights = flights or SingleFlight()
+        self._recent = Recent()
 
     def create(self, request: CreateRequest) -> Volume:
         """Make the volume, or give the one that an equal request made before.
@@ -117,8 +119,11 @@ class Volumes:
         return self._flights.operations()
 
     def _create(self, plan: Blueprint, request: CreateRequest) -> Volume:
-        for attempt in range(_ROUNDS):
-            found = self._store.find(plan.id, request.credentials, thorough=attempt > 0)
+        # a name that is new to this process is most likely new to Ceph: making it at once spares the look
+        if self._recent.is_new(str(plan.id)) and (made := self._store.make(plan, request.credentials)) is not None:
+            return made
+        for _ in range(_ROUNDS):
+            found = self._store.find(plan.id, request.credentials)
             if isinstance(found, Volume):
                 return same_as_asked(found, plan, request.size)
             if isinstance(found, Wreck):
