@@ -13,6 +13,7 @@ import rados
 import rbd
 
 from provisioner.ceph.cluster import ClusterConfig
+from tests.harness.waiting import until
 
 HACK = Path(__file__).parents[2] / "hack"
 
@@ -111,6 +112,30 @@ class Ceph:
 
     def drop_pool(self, name: str) -> None:
         self.command("osd pool delete", pool=name, pool2=name, yes_i_really_really_mean_it=True)
+
+    def pool_flags(self, name: str) -> str:
+        pools = self.command("osd dump")["pools"]  # type: ignore[index, call-overload]
+        return str(next(pool["flags_names"] for pool in pools if pool["pool_name"] == name))
+
+    def let_provision(self, pool: str) -> None:
+        """Give the provisioner's own user the same rights in one more pool."""
+        caps = self.provisioner_caps()
+        self._set_caps({**caps, "osd": f"{caps['osd']}, profile rbd pool={pool}"})
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Have the cluster full for the block: what little is in it already counts as too much."""
+        self._set_full_ratios(0.00001)
+        until(lambda: "full" in self.pool_flags(self.pool).split(","), 20, "the pool is full")
+        try:
+            yield
+        finally:
+            self._set_full_ratios(0.9)
+            until(lambda: "full" not in self.pool_flags(self.pool).split(","), 20, "the pool is no longer full")
+
+    def _set_full_ratios(self, lowest: float) -> None:
+        for step, kind in enumerate(("nearfull", "backfillfull", "full")):
+            self.command(f"osd set-{kind}-ratio", ratio=lowest * (1 + step / 50))
 
     def empty(self, pool: str = "") -> None:
         """Remove every image and trashed image, whatever it takes."""
