@@ -1,27 +1,36 @@
-"""What a pool can still give: Ceph's own estimate of the space, capped by the pool's quota."""
+"""What a pool can still give: Ceph's own estimate of the space, capped by the pool's quotas."""
 
 from typing import Any
 
 import msgspec
 
 from provisioner.ceph.cluster import Connection
-from provisioner.core.errors import InvalidRequest
+from provisioner.core.errors import InvalidRequest, NotFound, Unavailable
 from provisioner.core.model import LARGEST, Capacity
 
 
-def capacity(connection: Connection, pool: str) -> Capacity:
-    """Bytes that can still be stored in `pool`. Two monitor commands, no OSD."""
-    stats = _pool_stats(msgspec.json.decode(connection.command("df")), pool)
+def capacity(connection: Connection, pool: str, field: str) -> Capacity:
+    """Bytes that can still be stored in `pool`. Two monitor commands, no OSD.
+
+    Raises InvalidRequest naming `field` if there is no such pool, Unavailable in the seconds before a new one is reported.
+    """
+    stats = _pool_stats(connection, pool, field)
     quota = msgspec.json.decode(connection.command("osd pool get-quota", pool=pool))
     available = int(stats["max_avail"])
     if limit := int(quota["quota_max_bytes"]):
         available = min(available, max(limit - int(stats["stored"]), 0))
+    if (limit := int(quota["quota_max_objects"])) and int(stats["objects"]) >= limit:
+        available = 0
     return Capacity(available, min(available, LARGEST))
 
 
-def _pool_stats(report: dict[str, Any], pool: str) -> dict[str, Any]:
-    for entry in report["pools"]:
+def _pool_stats(connection: Connection, pool: str, field: str) -> dict[str, Any]:
+    for entry in msgspec.json.decode(connection.command("df"))["pools"]:
         if entry["name"] == pool:
             stats: dict[str, Any] = entry["stats"]
             return stats
-    raise InvalidRequest("pool", pool, "no such pool")
+    try:
+        connection.pool_id(pool)
+    except NotFound:
+        raise InvalidRequest(field, pool, "the cluster has no such pool") from None
+    raise Unavailable(f"Ceph does not report the space in pool {pool} yet")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import rados
 
 from provisioner.ceph.errors import BROKEN, CEPH_ERRORS, errno_of, explain
-from provisioner.core.errors import Denied, InvalidRequest, ProvisionerError, Unavailable
+from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import Place
 from provisioner.core.model import Credentials
 
@@ -143,9 +143,12 @@ class Connection:
     def pool_id(self, name: str) -> int:
         """The id of a pool. Raises NotFound."""
         try:
-            return self._handle.pool_lookup(name)
+            found = self._handle.pool_lookup(name)
         except rados.Error as error:
-            raise explain(error, f"pool {name}") from error
+            raise explain(error, f"looking for pool {name}") from error
+        if found is None:
+            raise NotFound(f"pool {name}")
+        return found
 
     def setting(self, option: str) -> str:
         """One value of the client's configuration."""

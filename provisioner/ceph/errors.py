@@ -40,14 +40,14 @@ def explain(error: BaseException, doing: str) -> ProvisionerError:
     if code in (errno.ENOSPC, errno.EDQUOT):
         return OutOfSpace(f"{doing}: {'quota reached' if code == errno.EDQUOT else 'pool full'}")
     if code == errno.ENOENT:
-        return NotFound(doing)
+        return NotFound(f"something needed for {doing}")
     if code == errno.EEXIST:
         return AlreadyExists(doing, ["made by somebody else"])
     if code == errno.EBUSY:
         return InUse(doing, ["a client that Ceph does not name"])
     if code == errno.ENOTEMPTY:
         return HasDependants(doing, ["snapshots"])
-    if code in (errno.EINVAL, errno.EDOM, errno.ERANGE):
+    if code in (errno.EINVAL, errno.EDOM, errno.ERANGE, errno.ENAMETOOLONG):
         return InvalidRequest("image", doing, f"Ceph finds it invalid ({error})")
     if code in (errno.ENOSYS, errno.EOPNOTSUPP):
         return Unsupported(f"{doing}: {error}")

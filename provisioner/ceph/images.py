@@ -12,7 +12,7 @@ from provisioner.ceph import headers, marks, names
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
 from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import Blueprint, Found, Layout, Stranger, Volume, Wreck
 
 _BITS = {
@@ -38,6 +38,20 @@ def find(pool: rados.Ioctx, volume: VolumeId) -> Found:
         if image_id is None and listed is None:
             return None
         return _judged(pool, volume, image_id, listed)
+
+
+def glance(pool: rados.Ioctx, volume: VolumeId) -> Volume | None:
+    """The volume, if the name leads to one that was made under it: two reads, enough to answer a repeated create.
+
+    The directory is not asked: whoever maps the image goes by the id object, too. What is to be changed or deleted, `find`.
+    """
+    with explained(f"looking up image {volume}"):
+        image_id = names.read_id(pool, volume.image)
+        header = marks.read_header(pool, image_id) if image_id is not None else None
+        if header is None or marks.is_dying(header) or not marks.is_ours(header):
+            return None
+        found = marks.read_volume(volume, header)
+        return found if image_name(volume.place, found.name) == volume.image else None
 
 
 def _judged(pool: rados.Ioctx, volume: VolumeId, image_id: str | None, listed: str | None) -> Found:

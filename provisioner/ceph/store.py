@@ -43,6 +43,11 @@ class CephStore:
         with self._at(volume.place, credentials) as (_, pool):
             return images.find(pool, volume)
 
+    def glance(self, volume: VolumeId, credentials: Credentials | None) -> Volume | None:
+        """The volume, if the name leads to one that was made under it."""
+        with self._at(volume.place, credentials) as (_, pool):
+            return images.glance(pool, volume)
+
     def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Make and mark the image; None if the name was taken."""
         with self._enrolled(plan.id.place, credentials) as (connection, pool, _registry):

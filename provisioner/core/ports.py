@@ -25,6 +25,9 @@ class VolumeStore(Protocol):
     def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
         """Tell what the name holds now. Changes nothing."""
 
+    def glance(self, volume: VolumeId, credentials: Credentials | None) -> Volume | None:
+        """The volume, if the name leads to one that was made under it; None means: `find` out."""
+
     def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Make and mark the image; None if the name was taken meanwhile."""
 

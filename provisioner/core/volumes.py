@@ -122,6 +122,8 @@ class Volumes:
         # a name that is new to this process is most likely new to Ceph: making it at once spares the look
         if self._recent.is_new(str(plan.id)) and (made := self._store.make(plan, request.credentials)) is not None:
             return made
+        if (there := self._store.glance(plan.id, request.credentials)) is not None:
+            return same_as_asked(there, plan, request.size)
         for _ in range(_ROUNDS):
             found = self._store.find(plan.id, request.credentials)
             if isinstance(found, Volume):

@@ -1,0 +1,84 @@
+"""A process of ours to be killed: `python -m tests.harness.victim CONFIG-JSON WORDS...`. Says what it does, a line each.
+
+hold IMAGE           enrols, opens the image for writing on the provisioner's own connection, says `held`, and waits
+churn SEED THREADS   creates and deletes volumes churn-0 ... churn-39 for ever; says `begin|done create|delete NAME`
+fill COUNT           creates that many volumes, deletes them, says `purging`, and purges them one after the other
+"""
+
+import json
+import random
+import signal
+import sys
+import threading
+
+import rbd
+
+from provisioner.ceph.cluster import ClusterConfig
+from provisioner.core.ids import Place
+from tests.harness.store import Provisioner
+
+NAMES = 40
+
+
+def main() -> None:
+    raw, action, *words = sys.argv[1:]
+    told = json.loads(raw)
+    place = Place("dev", told["pool"], told["namespace"])
+    process = Provisioner(ClusterConfig("dev", conf=told["conf"], user=told["user"], keyring=told["keyring"]))
+    {"hold": _hold, "churn": _churn, "fill": _fill}[action](process, place, *words)
+
+
+def _hold(process: Provisioner, place: Place, image: str) -> None:
+    process.volumes.attend(place)
+    with process.clusters.connection("dev") as connection, connection.pool(place) as pool, rbd.Image(pool, image) as opened:
+        opened.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
+        _say("held")
+        signal.pause()
+
+
+def _churn(process: Provisioner, place: Place, seed: str, threads: str) -> None:
+    process.volumes.attend(place)
+    _say("ready")
+    workers = [
+        threading.Thread(target=_churn_some, args=(process, place, _dice(seed, number), number, int(threads)))
+        for number in range(int(threads))
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def _dice(*seed: object) -> random.Random:
+    return random.Random(str(seed))  # noqa: S311
+
+
+def _churn_some(process: Provisioner, place: Place, dice: random.Random, number: int, threads: int) -> None:
+    mine = [f"churn-{index}" for index in range(number, NAMES, threads)]
+    while True:
+        name, action = dice.choice(mine), dice.choice(("create", "delete"))
+        _say(f"begin {action} {name}")
+        if action == "create":
+            process.create(place, name)
+        else:
+            process.delete(place, name)
+        _say(f"done {action} {name}")
+
+
+def _fill(process: Provisioner, place: Place, count: str) -> None:
+    names = [f"fill-{index}" for index in range(int(count))]
+    for name in names:
+        process.create(place, name)
+    for name in names:
+        process.delete(place, name)
+    _say("purging")
+    for _, done in process.store.purge(lambda: _say("next") is None):
+        _say(str(done))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

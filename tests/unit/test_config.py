@@ -1,0 +1,111 @@
+"""The config file: errors name the file and the key; a changed file is read again, a bad change is not taken. Takes a second."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from provisioner.ceph.cluster import ClusterConfig
+from provisioner.config import ConfigFile, parse
+from provisioner.core.errors import InvalidRequest
+
+GOOD = "clusters: {dev: {conf: /etc/ceph/ceph.conf, user: provisioner, keyring: /etc/ceph/keyring}}"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.yaml"
+
+
+def _replace(path: Path, text: str) -> None:
+    """As Kubernetes does with a mounted Secret: another file under the same name."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    os.replace(fresh, path)
+
+
+def test_the_least_config_is_read(path: Path) -> None:
+    path.write_text(GOOD)
+    expected = ClusterConfig("dev", "/etc/ceph/ceph.conf", (), "provisioner", "/etc/ceph/keyring", "", 15)
+    assert parse(path) == {"dev": expected}
+
+
+def test_every_key_is_read(path: Path) -> None:
+    path.write_text("clusters: {a: {monitors: ['10.0.0.1:6789'], user: client.x, keyFile: /key, timeout: 3}}")
+    assert parse(path) == {"a": ClusterConfig("a", "", ("10.0.0.1:6789",), "x", "", "/key", 3)}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("clusters: {dev: {conf: /c, keyRing: /k}}", ["keyRing", "clusters"]),
+        ("clusters: {dev: {conf: /c}}\nlisten: 1", ["listen"]),
+        ("clusters: {dev: {conf: 7}}", ["conf"]),
+        ("clusters: {dev: {conf: /c, timeout: soon}}", ["timeout"]),
+        ("clusters: {dev: {conf: /c, timeout: 0}}", ["clusters.dev.timeout", "0"]),
+        ("clusters: {dev: {conf: /c, timeout: 601}}", ["clusters.dev.timeout", "601"]),
+        ("clusters: {dev: {user: x}}", ["clusters.dev", "conf", "monitors"]),
+        ("clusters: {dev: {conf: /c, keyring: /k, keyFile: /f}}", ["clusters.dev.keyFile", "/f"]),
+        ("clusters: {a/b: {conf: /c}}", ["clusters.a/b"]),
+        ("clusters: {a@b: {conf: /c}}", ["clusters.a@b"]),
+        ("clusters: {}", ["clusters"]),
+        ("clusters: [dev]", ["clusters"]),
+        ("{}", ["clusters"]),
+        ("", []),
+        ("clusters: {dev: {conf: /c", ["line 1"]),
+        ("just words", []),
+    ],
+)
+def test_a_bad_file_is_refused_naming_file_and_key(path: Path, text: str, told: list[str]) -> None:
+    path.write_text(text)
+    with pytest.raises(InvalidRequest) as refused:
+        parse(path)
+    assert all(word in str(refused.value) for word in [str(path), *told]), str(refused.value)
+
+
+def test_a_missing_file_is_refused_by_name(path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=f"{path}.*No such file"):
+        parse(path)
+
+
+def test_a_program_does_not_start_with_a_bad_file(path: Path) -> None:
+    path.write_text("clusters: {}")
+    with pytest.raises(InvalidRequest):
+        ConfigFile(path)
+
+
+def test_a_changed_file_is_read_again(path: Path) -> None:
+    path.write_text(GOOD)
+    config = ConfigFile(path)
+    _replace(path, GOOD.replace("dev", "other"))
+    assert list(config.clusters()) == ["other"]
+
+
+@pytest.mark.parametrize("bad", ["clusters: {}", "clusters: {dev: {conf: /c, colour: red}}", "{{{"])
+def test_a_bad_change_keeps_what_was_and_says_so(path: Path, bad: str, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_text(GOOD)
+    config = ConfigFile(path)
+    before = dict(config.clusters())
+    _replace(path, bad)
+    with caplog.at_level(logging.ERROR):
+        assert config.clusters() == before
+        assert config.clusters() == before
+    (said,) = caplog.messages
+    assert str(path) in said
+
+
+def test_a_removed_file_keeps_what_was(path: Path) -> None:
+    path.write_text(GOOD)
+    config = ConfigFile(path)
+    path.unlink()
+    assert list(config.clusters()) == ["dev"]
+
+
+def test_a_file_that_is_good_again_is_taken(path: Path) -> None:
+    path.write_text(GOOD)
+    config = ConfigFile(path)
+    _replace(path, "{{{")
+    assert list(config.clusters()) == ["dev"]
+    _replace(path, GOOD.replace("dev", "other"))
+    assert list(config.clusters()) == ["other"]
