@@ -1,0 +1,1 @@
+"""The CSI front end: the calls of spec 1.13 in terms of the core. It needs no Kubernetes."""

@@ -1,0 +1,155 @@
+"""The Controller service: each call in terms of one use case of the core."""
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from google.protobuf.wrappers_pb2 import Int64Value
+
+from csi import capabilities, convert
+from csi.listing import Listing
+from csi.pb import csi_pb2, csi_pb2_grpc
+from provisioner.core.errors import InvalidRequest, NotFound
+from provisioner.core.ids import VolumeId
+from provisioner.core.model import MIB, Credentials, SizeRange, Volume
+from provisioner.core.volumes import Volumes
+from provisioner.rpc.boundary import Context
+
+# the methods are named by the wire contract
+# ruff: noqa: N802
+
+log = logging.getLogger(__name__)
+
+_Rpc = csi_pb2.ControllerServiceCapability.RPC
+
+CAPABILITIES = tuple(
+    csi_pb2.ControllerServiceCapability(rpc=_Rpc(type=kind))
+    for kind in (
+        _Rpc.CREATE_DELETE_VOLUME,
+        _Rpc.LIST_VOLUMES,
+        _Rpc.GET_CAPACITY,
+        _Rpc.EXPAND_VOLUME,
+        _Rpc.GET_VOLUME,
+    )
+)
+
+
+class Controller(csi_pb2_grpc.ControllerServicer):
+    """Volumes over CSI. Errors of the core leave the methods as they are: the boundary has the table to status codes."""
+
+    def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing) -> None:
+        """`clusters` gives the names of today's clusters."""
+        self._volumes, self._clusters, self._listing = volumes, clusters, listing
+
+    def ControllerGetCapabilities(
+        self, request: csi_pb2.ControllerGetCapabilitiesRequest, context: Context
+    ) -> csi_pb2.ControllerGetCapabilitiesResponse:
+        """What works."""
+        return csi_pb2.ControllerGetCapabilitiesResponse(capabilities=CAPABILITIES)
+
+    def CreateVolume(self, request: csi_pb2.CreateVolumeRequest, context: Context) -> csi_pb2.CreateVolumeResponse:
+        """Make an empty volume, once per name."""
+        chosen = convert.read_class(request.parameters, self._clusters())
+        made = self._volumes.create(convert.create_request(request, chosen))
+        return csi_pb2.CreateVolumeResponse(volume=convert.volume(made, chosen.parameters.on_nodes))
+
+    def DeleteVolume(self, request: csi_pb2.DeleteVolumeRequest, context: Context) -> csi_pb2.DeleteVolumeResponse:
+        """Take a volume away. What can't be there is gone: an id that names nothing, a pool that there isn't."""
+        credentials = convert.credentials(request.secrets)
+        try:
+            self._volumes.delete(convert.volume_id(request.volume_id), credentials)
+        except NotFound as error:
+            log.info("nothing to delete: %s", error)
+        except InvalidRequest as error:
+            if error.field != "pool":
+                raise
+            log.warning("nothing to delete for %s: %s", request.volume_id, error)
+        return csi_pb2.DeleteVolumeResponse()
+
+    def ControllerExpandVolume(
+        self, request: csi_pb2.ControllerExpandVolumeRequest, context: Context
+    ) -> csi_pb2.ControllerExpandVolumeResponse:
+        """Grow a volume, in use or not."""
+        if not request.HasField("capacity_range"):
+            raise InvalidRequest("capacity_range", "", "must be set")
+        size = SizeRange(request.capacity_range.required_bytes, request.capacity_range.limit_bytes)
+        with _found(request.volume_id) as volume:
+            grown = self._volumes.expand(volume, size, convert.credentials(request.secrets))
+        on_node = not capabilities.is_block(request.volume_capability)
+        return csi_pb2.ControllerExpandVolumeResponse(capacity_bytes=grown.size, node_expansion_required=on_node)
+
+    def ValidateVolumeCapabilities(
+        self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, context: Context
+    ) -> csi_pb2.ValidateVolumeCapabilitiesResponse:
+        """Say whether a volume can be used so, and was made so."""
+        found = self._get(request.volume_id, convert.credentials(request.secrets))
+        if not request.volume_capabilities:
+            raise InvalidRequest("volume_capabilities", "", "must not be empty")
+        if why := self._refusal(request, found):
+            return csi_pb2.ValidateVolumeCapabilitiesResponse(message=why)
+        return csi_pb2.ValidateVolumeCapabilitiesResponse(
+            confirmed=csi_pb2.ValidateVolumeCapabilitiesResponse.Confirmed(
+                volume_context=request.volume_context,
+                volume_capabilities=request.volume_capabilities,
+                parameters=request.parameters,
+            )
+        )
+
+    def ListVolumes(self, request: csi_pb2.ListVolumesRequest, context: Context) -> csi_pb2.ListVolumesResponse:
+        """Every volume of ours, in every cluster and pool."""
+        if request.max_entries < 0:
+            raise InvalidRequest("max_entries", request.max_entries, "must not be negative")
+        volumes, token = self._listing.page(request.starting_token, request.max_entries)
+        entries = [csi_pb2.ListVolumesResponse.Entry(volume=convert.volume(volume)) for volume in volumes]
+        return csi_pb2.ListVolumesResponse(entries=entries, next_token=token)
+
+    def ControllerGetVolume(
+        self, request: csi_pb2.ControllerGetVolumeRequest, context: Context
+    ) -> csi_pb2.ControllerGetVolumeResponse:
+        """A volume as Ceph has it now."""
+        found = self._get(request.volume_id, None)
+        status = csi_pb2.ControllerGetVolumeResponse.VolumeStatus()
+        return csi_pb2.ControllerGetVolumeResponse(volume=convert.volume(found), status=status)
+
+    def GetCapacity(self, request: csi_pb2.GetCapacityRequest, context: Context) -> csi_pb2.GetCapacityResponse:
+        """What the pool of such a class can still give; nothing for volumes that can't be made."""
+        chosen = convert.read_class(request.parameters, self._clusters())
+        if any(capabilities.refusal(capability, empty=True) for capability in request.volume_capabilities):
+            return csi_pb2.GetCapacityResponse(available_capacity=0)
+        room = self._volumes.capacity(chosen.place, chosen.parameters.layout.data_pool)
+        return csi_pb2.GetCapacityResponse(
+            available_capacity=room.available,
+            maximum_volume_size=Int64Value(value=room.largest),
+            minimum_volume_size=Int64Value(value=MIB),
+        )
+
+    def _get(self, volume_id: str, credentials: Credentials | None) -> Volume:
+        with _found(volume_id) as volume:
+            return self._volumes.get(volume, credentials)
+
+    def _refusal(self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, found: Volume) -> str:
+        for capability in request.volume_capabilities:
+            if why := capabilities.refusal(capability):
+                return why
+        if request.mutable_parameters:
+            return "no parameter can be changed later"
+        if not request.parameters:
+            return ""
+        try:
+            chosen = convert.read_class(request.parameters, self._clusters())
+        except InvalidRequest as error:
+            return str(error)
+        fits = (chosen.place, chosen.parameters.layout.described()) == (found.id.place, dict(found.asked))
+        return "" if fits else "the volume was made with other parameters"
+
+
+@contextmanager
+def _found(volume_id: str) -> Iterator[VolumeId]:
+    """An id to look for. A cluster or a pool that there isn't holds no volume: NotFound."""
+    volume = convert.volume_id(volume_id)
+    try:
+        yield volume
+    except InvalidRequest as error:
+        if error.field in ("clusterID", "pool"):
+            raise NotFound(f"volume {volume}") from error
+        raise

@@ -1,0 +1,113 @@
+"""CSI's words into the core's values, and back."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from csi import capabilities
+from csi.pb import csi_pb2
+from provisioner.claims.parameters import ClassParameters, read_parameters  # moves to provisioner.core.parameters
+from provisioner.core.errors import InvalidRequest
+from provisioner.core.ids import Place, VolumeId, check_place
+from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Volume
+
+DEFAULT_SIZE = 1 << 30
+"""Bytes of a volume whose asker names no size."""
+
+_METADATA = "csi.storage.k8s.io/"
+_LABELS = {f"{_METADATA}pvc/name": "claim", f"{_METADATA}pvc/namespace": "namespace", f"{_METADATA}pv/name": "volume"}
+"""What external-provisioner's --extra-create-metadata puts among the parameters."""
+
+_BY_SECRET = ("monitors", "adminId", "adminSecretName", "adminSecretNamespace", "userId", "userSecretName", "userSecretNamespace")
+_BY_SECRET_LOWER = frozenset(name.lower() for name in _BY_SECRET)
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """A class's parameters, resolved: where its volumes lie, and who asked, as far as that was told."""
+
+    parameters: ClassParameters
+    place: Place
+    labels: Mapping[str, str]
+
+
+def read_class(given: Mapping[str, str], clusters: Collection[str]) -> Class:
+    """Check a class's parameters. Raises InvalidRequest naming the parameter."""
+    labels = {label: given[key] for key, label in _LABELS.items() if key in given}
+    said = {key: value for key, value in given.items() if key not in _LABELS}
+    for name, value in said.items():
+        if name.lower() in _BY_SECRET_LOWER:
+            raise InvalidRequest(f"parameters.{name}", value, "a CSI class has clusterID, and its secrets come with each call")
+    if not any(name.lower() == "pvtype" for name in said):
+        said["pvType"] = "csi"
+    parameters = read_parameters(said)
+    if parameters.pv_type == "native":
+        raise InvalidRequest("parameters.pvType", "native", "a volume made through CSI has a csi PersistentVolume")
+    place = Place(_cluster(parameters.cluster, clusters), parameters.pool, parameters.namespace)
+    return Class(parameters, check_place(place), labels)
+
+
+def _cluster(name: str, clusters: Collection[str]) -> str:
+    if not name and len(clusters) == 1:
+        return next(iter(clusters))
+    if name not in clusters:
+        raise InvalidRequest("parameters.clusterID", name, f"known clusters: {', '.join(sorted(clusters)) or 'none'}")
+    return name
+
+
+def create_request(request: csi_pb2.CreateVolumeRequest, chosen: Class) -> CreateRequest:
+    """Read what is to be made. Raises InvalidRequest, OutOfRange."""
+    if not request.name:
+        raise InvalidRequest("name", "", "must not be empty")
+    capabilities.check(request.volume_capabilities, empty=True)
+    if request.HasField("volume_content_source"):
+        source = request.volume_content_source.WhichOneof("type") or ""
+        raise InvalidRequest("volume_content_source", source, "volumes are made empty only")
+    for name, value in request.mutable_parameters.items():
+        raise InvalidRequest(f"mutable_parameters.{name}", value, "no parameter can be changed later")
+    return CreateRequest(
+        request.name,
+        chosen.place,
+        size_to_make(request.capacity_range),
+        chosen.parameters.layout,
+        chosen.labels,
+        credentials(request.secrets),
+    )
+
+
+def size_to_make(asked: csi_pb2.CapacityRange) -> SizeRange:
+    """Read the size of a new volume: without a lower bound, a GiB, or all that the upper one allows. Raises OutOfRange."""
+    if asked.required_bytes:
+        return SizeRange(asked.required_bytes, asked.limit_bytes)
+    most = asked.limit_bytes // MIB * MIB if asked.limit_bytes else DEFAULT_SIZE
+    return SizeRange(min(DEFAULT_SIZE, most), asked.limit_bytes)
+
+
+def credentials(secrets: Mapping[str, str]) -> Credentials | None:
+    """Read the cephx user that a call brings along; None without one. Raises InvalidRequest, never with the key in it."""
+    user, key = secrets.get("userID", "").strip().removeprefix("client."), secrets.get("userKey", "").strip()
+    if not user and not key:
+        return None
+    if not user or not key:
+        raise InvalidRequest("secrets.userID" if key else "secrets.userKey", "", "userID and userKey go together")
+    return Credentials(user, key)
+
+
+def volume_id(text: str) -> VolumeId:
+    """Read an id. Raises InvalidRequest without one, NotFound for text that names nothing."""
+    if not text:
+        raise InvalidRequest("volume_id", "", "must not be empty")
+    return VolumeId.parse(text)
+
+
+def volume(found: Volume, on_nodes: Mapping[str, str] | None = None) -> csi_pb2.Volume:
+    """Tell of a volume; `on_nodes` are the parameters that a node needs."""
+    place = found.id.place
+    context = {
+        "clusterID": place.cluster,
+        "pool": place.pool,
+        "radosNamespace": place.namespace,
+        "dataPool": found.data_pool,
+        "imageName": found.id.image,
+    }
+    told = {key: value for key, value in context.items() if value} | dict(on_nodes or {})
+    return csi_pb2.Volume(capacity_bytes=found.size, volume_id=str(found.id), volume_context=told)

@@ -1,0 +1,68 @@
+"""The CSI front end put together: its services over the core, behind one socket."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.descriptor import FieldDescriptor
+
+from csi.controller import Controller
+from csi.identity import Identity
+from csi.listing import BadToken, Listing, ReadPage
+from csi.pb import csi_pb2, csi_pb2_grpc
+from csi.pulse import Pulse
+from provisioner.core.errors import NotFound
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.volumes import Volumes
+from provisioner.rpc.boundary import OnCall, Policy
+from provisioner.rpc.redact import Redactor
+from provisioner.rpc.server import Listen, Server
+from provisioner.rpc.status import Codes
+
+LIGHT = frozenset(
+    (
+        "/csi.v1.Identity/GetPluginInfo",
+        "/csi.v1.Identity/GetPluginCapabilities",
+        "/csi.v1.Identity/Probe",
+        "/csi.v1.Controller/ControllerGetCapabilities",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What the services stand on: the use cases, the clusters' names, the places of each, and their pages of volumes."""
+
+    volumes: Volumes
+    clusters: Callable[[], Collection[str]]
+    places: Callable[[str], Sequence[Place]]
+    read_page: ReadPage
+
+    def ask(self, cluster: str) -> None:
+        """Have the cluster answer something small, monitors and OSDs both. Raises what the core raises if it does not."""
+        for place in self.places(cluster)[:1]:
+            try:
+                self.volumes.get(VolumeId(place, "cp.pulse"))
+            except NotFound:
+                return
+
+
+def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall) -> Server:
+    """Start the controller of the driver `name`; the caller drains it. Raises InvalidRequest if the socket can't be had."""
+    codes: Codes = {BadToken: grpc.StatusCode.ABORTED}
+    policy = Policy(LIGHT, codes, Redactor(is_secret), on_call)
+
+    def register(server: grpc.Server) -> list[str]:
+        listing = Listing(backend.clusters, backend.places, backend.read_page)
+        csi_pb2_grpc.add_IdentityServicer_to_server(Identity(name, Pulse(backend.clusters, backend.ask)), server)
+        csi_pb2_grpc.add_ControllerServicer_to_server(Controller(backend.volumes, backend.clusters, listing), server)
+        return ["csi.v1.Identity", "csi.v1.Controller"]
+
+    server = Server(listen, policy, register)
+    server.start()
+    return server
+
+
+def is_secret(field: FieldDescriptor) -> bool:
+    """Tell whether the contract marks the field as one that no log may show."""
+    return bool(field.GetOptions().Extensions[csi_pb2.csi_secret])

@@ -1,0 +1,15 @@
+"""One controller serves all contract tests: each uses volumes of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.contract.driver import Driver, running
+from tests.harness.ceph import Ceph
+
+
+@pytest.fixture(scope="session")
+def driver(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """The controller of cluster `dev`, whose pool it lists."""
+    with running(ceph, tmp_path_factory.mktemp("csi")) as made:
+        yield made
