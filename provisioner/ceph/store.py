@@ -97,6 +97,11 @@ class CephStore:
         with self._clusters.connection(place.cluster, credentials) as connection:
             return capacity.capacity(connection, data_pool or place.pool, "dataPool" if data_pool else "pool")
 
+    def alike(self, volume: Volume, credentials: Credentials | None) -> list[str]:
+        """Ids of other images of which one begins the other."""
+        with self._at(volume.id.place, credentials) as (_, pool), explained(f"comparing the id of {volume.id}"):
+            return names.ids_alike(pool, volume.image_id)
+
     def grant(self, volume: Volume, credentials: Credentials | None) -> Grant:
         """Give the volume's own user."""
         with (

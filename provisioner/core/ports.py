@@ -55,6 +55,9 @@ class VolumeStore(Protocol):
     def capacity(self, place: Place, data_pool: str, credentials: Credentials | None) -> Capacity:
         """Tell what can still be made there."""
 
+    def alike(self, volume: Volume, credentials: Credentials | None) -> list[str]:
+        """Internal ids that a user's rights could not tell from the volume's: it must not be granted a user then."""
+
     def grant(self, volume: Volume, credentials: Credentials | None) -> Grant:
         """Give a user that opens this volume and no other; the same one each time."""
 

@@ -80,6 +80,9 @@ class Volumes:
 
     def publish(self, volume: Volume, credentials: Credentials | None = None) -> Grant:
         """Hand the volume out: a key that opens it alone, and a note on the image that no sweep may take it any more."""
+        if not volume.published and (alike := self._store.alike(volume, credentials)):
+            self.delete(volume.id, credentials, volume.image_id)
+            raise Unavailable(f"the internal id of {volume.id} begins like that of {alike[0]}: it is made again")
         grant = self._store.grant(volume, credentials)
         if not volume.published:
             self._store.mark_published(volume, credentials)
