@@ -1,6 +1,4 @@
 // Command csi-sanity runs the CSI conformance suite against the driver at -endpoint. Every flag of ginkgo works too.
-//
-// The suite's own command is not used: it leaves the number of repeats and the paths it makes to chance.
 package main
 
 import (
@@ -19,7 +17,8 @@ func (v *verdict) Fail() { v.failed = true }
 
 func main() {
 	config := sanity.NewTestConfig()
-	flag.StringVar(&config.Address, "endpoint", "", "the driver's socket")
+	flag.StringVar(&config.Address, "endpoint", "", "the driver's socket, or its node's")
+	flag.StringVar(&config.ControllerAddress, "controller", "", "the controller's socket, if it has one of its own")
 	flag.StringVar(&config.TestVolumeParametersFile, "parameters", "", "YAML: parameters of every volume")
 	flag.StringVar(&config.TestSnapshotParametersFile, "snapshot-parameters", "", "YAML: parameters of every snapshot")
 	flag.StringVar(&config.TestVolumeMutableParametersFile, "mutable-parameters", "", "YAML: what ControllerModifyVolume sets")

@@ -1,0 +1,36 @@
+"""A node that has nothing mounted: the suite wants one beside a controller, and asks it to unmount before it deletes a volume."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from csi.identity import Identity
+from csi.pb import csi_pb2, csi_pb2_grpc
+from csi.pulse import Pulse
+from tests.contract.driver import NAME
+
+
+class _IdleNode(csi_pb2_grpc.NodeServicer):
+    def NodeGetCapabilities(self, request: object, context: object) -> csi_pb2.NodeGetCapabilitiesResponse:  # noqa: N802
+        return csi_pb2.NodeGetCapabilitiesResponse()
+
+    def NodeUnpublishVolume(self, request: object, context: object) -> csi_pb2.NodeUnpublishVolumeResponse:  # noqa: N802
+        return csi_pb2.NodeUnpublishVolumeResponse()
+
+
+@contextmanager
+def idle_node(directory: Path) -> Iterator[str]:
+    """Its endpoint, for the block."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    csi_pb2_grpc.add_NodeServicer_to_server(_IdleNode(), server)
+    csi_pb2_grpc.add_IdentityServicer_to_server(Identity(NAME, Pulse(list, lambda cluster: None)), server)
+    endpoint = f"unix://{directory}/node.sock"
+    server.add_insecure_port(endpoint)
+    server.start()
+    try:
+        yield endpoint
+    finally:
+        server.stop(1).wait()
