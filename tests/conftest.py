@@ -1,5 +1,6 @@
 """Session fixtures: one real Ceph and one real Kubernetes serve all tests; each test uses names of its own."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,14 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
 
 @pytest.fixture(scope="session")
 def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    """A Kubernetes 1.30 control plane, as `hack/dev-kubernetes` makes it, with our manifests applied."""
+    """A Kubernetes 1.30 control plane, as `hack/dev-kubernetes` makes it, with our manifests applied.
+
+    CEPH_PROVISIONER_TEST_KUBECONFIG names an existing one to use instead; tests that kill its daemons then fail.
+    """
+    existing = os.environ.get("CEPH_PROVISIONER_TEST_KUBECONFIG")
+    if existing:
+        yield kubernetes_harness.connect(Path(existing).parent, Path(existing))
+        return
     directory = tmp_path_factory.mktemp("kubernetes") / "k"
     try:
         yield kubernetes_harness.start(directory)

@@ -196,8 +196,13 @@ def start(directory: Path, version: str = "1.30", *options: str) -> Kubernetes:
     command = [ROOT / "hack" / "dev-kubernetes", "start", str(directory), "--version", version, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
-    path = Path(told["kubeconfig"])
-    cluster = Kubernetes(directory, path, told["version"], Api(kubeconfig.load(str(path)), "tests"))
+    return connect(directory, Path(told["kubeconfig"]))
+
+
+def connect(directory: Path, path: Path) -> Kubernetes:
+    """The cluster that a kubeconfig leads to, with our manifests applied; `directory` is of use only if it is ours."""
+    api = Api(kubeconfig.load(str(path)), "tests")
+    cluster = Kubernetes(directory, path, api.get("/version")["gitVersion"], api)
     cluster.apply(ROOT / "manifests/base/namespace.yaml", ROOT / "manifests/base/rbac.yaml")
     return cluster
 
