@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import rados
 import rbd
 
+from hack.ceph.caps import provisioner_caps
 from provisioner.ceph.cluster import ClusterConfig
 from tests.harness.waiting import until
 
@@ -78,6 +80,16 @@ class Ceph:
         with self.admin_pool(pool) as context:
             return [entry["name"] for entry in rbd.RBD().trash_list(context)]
 
+    def image_ids(self, pool: str = "") -> dict[str, str]:
+        """Internal ids by name, of the images and of those in the trash."""
+        with self.admin_pool(pool) as context:
+            listed = {entry["name"]: entry["id"] for entry in rbd.RBD().list2(context)}
+            return listed | {entry["name"]: entry["id"] for entry in rbd.RBD().trash_list(context)}
+
+    def objects(self, pool: str = "") -> list[str]:
+        with self.admin_pool(pool) as context:
+            return sorted(item.key for item in context.list_objects())
+
     def users(self) -> list[str]:
         """Entities of the users that were given out."""
         listed = self.command("auth ls")
@@ -118,9 +130,9 @@ class Ceph:
         return str(next(pool["flags_names"] for pool in pools if pool["pool_name"] == name))
 
     def let_provision(self, pool: str) -> None:
-        """Give the provisioner's own user the same rights in one more pool."""
-        caps = self.provisioner_caps()
-        self._set_caps({**caps, "osd": f"{caps['osd']}, profile rbd pool={pool}"})
+        """Give the provisioner's own user the same rights in one more pool. Connections that it has don't notice."""
+        pools = re.findall("pool=([^ ,]+)", self.provisioner_caps()["osd"])
+        self._set_caps(provisioner_caps([*pools, pool], users=True))
 
     @contextmanager
     def full(self) -> Iterator[None]:
