@@ -6,6 +6,7 @@ internal ids, which never change: what is made or deleted meanwhile moves nothin
 
 import base64
 import binascii
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,8 @@ import msgspec
 from provisioner.core.errors import Denied, InvalidRequest, ProvisionerError
 from provisioner.core.ids import Place
 from provisioner.core.model import Credentials, Page, Volume
+
+log = logging.getLogger(__name__)
 
 PAGE = 1000
 """Entries of the longest page: what surely fits a message of 4 MiB, which is all that peers take."""
@@ -54,18 +57,36 @@ class Listing:
     def page(self, token: str, entries: int) -> tuple[list[Volume], str]:
         """At most `entries` volumes (0: as many as are good for a page) and the token to go on with, "" at the end.
 
-        Raises BadToken, Unavailable.
+        A pool that we may not read is left out, with a warning. Raises BadToken, Unavailable, and Denied if all are.
         """
         limit, found = min(entries or PAGE, PAGE), list[Volume]()
+        refusals, readable = list[Denied](), False
         for place, start in self._from(_read(token) if token else None):
-            after, ended = start, False
-            while not ended:
-                if len(found) >= limit:
-                    return found, _written(place, after)
-                volumes, after = self._read(place, after, limit - len(found))
-                found += volumes
-                ended = not after
+            try:
+                token = self._fill(found, limit, place, start)
+            except Denied as error:
+                refusals.append(error)
+                log.warning("%s is not listed: %s", place, error)
+                continue
+            readable = True
+            if token:
+                return found, token
+        if refusals and not readable:  # an empty answer would say that there are no volumes
+            raise refusals[0]
         return found, ""
+
+    def _fill(self, found: list[Volume], limit: int, place: Place, after: str) -> str:
+        """Read volumes of the place up to the limit; gives the token to go on with there, "" at its end."""
+        while len(found) < limit:
+            try:
+                page = self.read_page(place, after, limit - len(found), None)
+            except InvalidRequest:  # the pool is gone since we looked, and its volumes with it
+                return ""
+            found += page.volumes
+            after = page.after
+            if not after:
+                return ""
+        return _written(place, after)
 
     def _from(self, position: _Position | None) -> Iterator[tuple[Place, str]]:
         for cluster in sorted(self.clusters()):
@@ -76,13 +97,6 @@ class Listing:
                     yield place, ""
                 elif _order(place) == (position.cluster, position.pool, position.namespace):
                     yield place, position.after
-
-    def _read(self, place: Place, after: str, limit: int) -> tuple[Sequence[Volume], str]:
-        try:
-            page = self.read_page(place, after, limit, None)
-        except (Denied, InvalidRequest):  # not ours to look into, or gone since we looked: nothing of ours is there
-            return [], ""
-        return page.volumes, page.after
 
 
 def _order(place: Place) -> tuple[str, str, str]:

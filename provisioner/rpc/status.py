@@ -5,7 +5,9 @@ callers go on asking after UNAVAILABLE, ABORTED and DEADLINE_EXCEEDED.
 """
 
 import re
+import string
 from collections.abc import Mapping
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.message import Message
@@ -20,8 +22,10 @@ Codes = Mapping[type[Exception], grpc.StatusCode]
 DOMAIN = "ceph-provisioner"
 """Who speaks, in google.rpc.ErrorInfo."""
 
-_LONGEST = 1500
-"""Characters of a message and of its details that surely fit the 8 KiB that peers take as trailers."""
+_MESSAGE, _FACT = 2400, 300
+"""Bytes, percent-encoded, of a message and of each detail. Longer ones would not fit the 8 KiB that peers take as trailers, and
+the caller would hear RESOURCE_EXHAUSTED instead."""
+_UNCHANGED = string.ascii_letters + string.digits + string.punctuation.replace("%", "") + " "
 
 _TABLE: Codes = {
     errors.ProvisionerError: grpc.StatusCode.INTERNAL,
@@ -49,14 +53,14 @@ def code_for(error: errors.ProvisionerError, more: Codes) -> grpc.StatusCode:
 def status_for(error: errors.ProvisionerError, more: Codes) -> grpc.Status:
     """Give code, message and a google.rpc.ErrorInfo: the kind of error, and what it tells of itself."""
     code = code_for(error, more)
-    facts = {name: _text(value)[:200] for name, value in vars(error).items()}
+    facts = {name: _cut(_text(value), _FACT) for name, value in vars(error).items()}
     info = error_details_pb2.ErrorInfo(reason=_reason(error), domain=DOMAIN, metadata=facts)
     return status(code, str(error), info)
 
 
 def status(code: grpc.StatusCode, message: str, *details: Message) -> grpc.Status:
     """Give a status with its details, as gRPC's peers read them."""
-    told = status_pb2.Status(code=code.value[0], message=_text(message)[:_LONGEST])
+    told = status_pb2.Status(code=code.value[0], message=_cut(_text(message), _MESSAGE))
     for detail in details:
         told.details.add().Pack(detail)
     return rpc_status.to_status(told)
@@ -69,3 +73,10 @@ def _reason(error: Exception) -> str:
 def _text(value: object) -> str:
     told = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return told.encode(errors="replace").decode()
+
+
+def _cut(text: str, most: int) -> str:
+    text = text[:most]
+    while len(quote(text, safe=_UNCHANGED)) > most:
+        text = text[: len(text) * 3 // 4]
+    return text
