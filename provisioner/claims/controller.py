@@ -123,7 +123,7 @@ class Controller:
     def unready(self) -> list[str]:
         """What keeps this replica from being of use."""
         unsynced = [f"{reflector.path} was not read yet" for reflector in self._reflectors() if not reflector.synced]
-        return unsynced + [reflector.trouble for reflector in self._reflectors() if reflector.trouble]
+        return unsynced + [f"{r.path}: {r.trouble}" for r in self._reflectors() if r.trouble]
 
     def _reflectors(self) -> list[Reflector]:
         return [self._classes, self._pvs, self._claims]

@@ -199,7 +199,10 @@ def _remove(context: rados.Ioctx, name: str) -> None:
 def start(directory: Path, *options: str) -> Ceph:
     done = subprocess.run([HACK / "dev-ceph", "start", str(directory), *options], stdout=subprocess.PIPE, text=True, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
-    return Ceph(directory.resolve(), told["conf"], told["keyring"], told["user"], told["pool"], tuple(told["monitors"]))
+    cluster = Ceph(directory.resolve(), told["conf"], told["keyring"], told["user"], told["pool"], tuple(told["monitors"]))
+    # An OSD's lease on its reads runs out after 16 s; one without replicas that slept longer never takes it up again (Ceph 16.2).
+    cluster.command("config set", who="osd", name="osd_pool_default_read_lease_ratio", value="1000")
+    return cluster
 
 
 def stop(directory: Path) -> None:

@@ -3,8 +3,11 @@
 import base64
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,9 +147,14 @@ class Kubernetes:
     def patch_volume(self, name: str, body: Object) -> Object:
         return self.api.patch(PERSISTENT_VOLUMES.path(name=name), body)
 
-    def restart(self, daemon: str) -> None:
-        """Kill one of the control plane's daemons and start it again."""
-        subprocess.run([ROOT / "hack" / "dev-kubernetes", "restart-daemon", str(self.directory), daemon], check=True)
+    @contextlib.contextmanager
+    def killed(self, daemon: str) -> Iterator[None]:
+        """Kill one of the control plane's daemons, for the block."""
+        os.kill(int((self.directory / "run" / f"{daemon}.pid").read_text().splitlines()[-1].split()[0]), signal.SIGKILL)
+        try:
+            yield
+        finally:
+            subprocess.run([ROOT / "hack" / "dev-kubernetes", "restart-daemon", str(self.directory), daemon], check=True)
 
     def delete_claim(self, claim: Object) -> None:
         with contextlib.suppress(NotFound):
