@@ -4,6 +4,7 @@ Opening an image costs 6-8 ms of CPU; one read of the omap of `rbd_header.<id>` 
 questions, and our own metadata, are handled so: changes of an image's shape stay librbd's.
 """
 
+import contextlib
 import errno
 import struct
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from provisioner.ceph.errors import errno_of
 _METADATA = "metadata_"
 _FIELDS = ("size", "order", "features", "snap_seq", "parent", "stripe_unit", "stripe_count", "data_pool_id")
 _OVER_EMPTY = "\0"
+_NO_OBJECT = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,15 @@ def write_metadata(pool: rados.Ioctx, image_id: str, values: Mapping[str, str], 
 def set_striping(pool: rados.Ioctx, image_id: str, unit: int, count: int) -> None:
     """Say how data is striped, as a create does right after it made the header; `unit` in bytes."""
     wire.call(pool, header_object(image_id), "set_stripe_unit_count", struct.pack("<QQ", unit, count))
+
+
+def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
+    """Make the object map of an empty image with room for so many objects; one that is there stays."""
+    with rados.WriteOpCtx() as operation:
+        operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
+        operation.execute("rbd", "object_map_resize", struct.pack("<QB", objects, _NO_OBJECT))
+        with contextlib.suppress(rados.ObjectExists):
+            pool.operate_write_op(operation, f"rbd_object_map.{image_id}")
 
 
 def _header(image_id: str, values: Mapping[str, bytes]) -> Header:

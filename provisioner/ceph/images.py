@@ -197,12 +197,22 @@ def _lacks_striping(header: Header, layout: Layout) -> bool:
 
 
 def _complete(pool: rados.Ioctx, header: Header, plan: Blueprint) -> None:
-    """Do what a killed create had not come to: striping, the object map."""
+    """Do what a killed create had not come to: striping, the object map. Each is one step, done as a create does it.
+
+    librbd could rebuild the map, but is at it for several steps: killed there, it leaves one that is full of data.
+    """
     if _lacks_striping(header, plan.layout):
         headers.set_striping(pool, header.image_id, plan.layout.stripe_unit, plan.layout.stripe_count)
-    if header.features & rbd.RBD_FEATURE_OBJECT_MAP and not _has_object_map(pool, header.image_id):
-        with rbd.Image(pool, image_id=header.image_id) as image:
-            image.rebuild_object_map()
+    if header.features & rbd.RBD_FEATURE_OBJECT_MAP:
+        unit, count = _asked_striping(header, plan.layout)
+        headers.make_empty_map(pool, header.image_id, _objects(header, unit or 1 << header.order, count or 1))
+
+
+def _objects(header: Header, unit: int, count: int) -> int:
+    """How many objects the image has room for: all in whole rounds of `count`, but for a last round that ends early."""
+    period = count << header.order
+    rounds, rest = divmod(header.size, period)
+    return rounds * count + min(-(-rest // unit), count)
 
 
 def _signs_of_use(pool: rados.Ioctx, header: Header) -> list[str]:
@@ -240,11 +250,3 @@ def _holds_data(image: rbd.Image, size: int) -> bool:
 
     image.diff_iterate(0, size, None, note, whole_object=True)
     return bool(used)
-
-
-def _has_object_map(pool: rados.Ioctx, image_id: str) -> bool:
-    try:
-        pool.stat(f"rbd_object_map.{image_id}")
-    except rados.ObjectNotFound:
-        return False
-    return True

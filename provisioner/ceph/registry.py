@@ -24,6 +24,8 @@ from provisioner.ceph.errors import errno_of, explained
 from provisioner.core.errors import Unavailable
 
 PROCESSES = "ceph-provisioner.processes"
+PURGE = "purge"
+"""The lock of whoever walks through the trash."""
 LAPSE = 15
 """Seconds without a renewal after which a process counts as dead."""
 _FENCED = 86400.0
@@ -122,6 +124,17 @@ class Registry:
         with explained("leaving the list of provisioner processes"):
             _forget(pool, self._me)
 
+    def hold(self, pool: rados.Ioctx, task: str) -> bool:
+        """Take or renew the lock of a task that one process does at a time; False while another has it.
+
+        It lapses after LAPSE seconds, and with the process: whoever buries it takes it away.
+        """
+        return wire.lock(pool, PROCESSES, task, self._me, "at work", LAPSE)
+
+    def let_go(self, pool: rados.Ioctx, task: str) -> None:
+        """Give a task's lock back."""
+        wire.unlock(pool, PROCESSES, task, self._me)
+
     def living(self, pool: rados.Ioctx) -> int:
         """How many other processes of ours are alive; those found dead are fenced on the way."""
         return sum(not self._is_dead(pool, instance, process) for instance, process in self._others(pool))
@@ -137,7 +150,7 @@ class Registry:
 
     def _others(self, pool: rados.Ioctx) -> Iterator[tuple[str, Process]]:
         for instance, value in wire.omap_page(pool, PROCESSES, "", "").items():
-            if instance != self._me:
+            if instance != self._me and instance.isdecimal():
                 with contextlib.suppress(msgspec.DecodeError):  # not an entry of ours: its client is foreign
                     yield instance, msgspec.json.decode(value, type=Process)
 
@@ -149,6 +162,7 @@ class Registry:
 
     def _bury(self, pool: rados.Ioctx, instance: str, process: Process) -> None:
         self._connection.fence(process.address, _FENCED)
+        wire.break_lock(pool, PROCESSES, PURGE, int(instance), instance)
         _forget(pool, instance)
 
     def _enter(self, pool: rados.Ioctx) -> None:

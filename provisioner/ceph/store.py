@@ -1,7 +1,6 @@
 """The door of the Ceph store: each step of the core, on the right connection and pool, with its errors in the core's words."""
 
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,7 +35,6 @@ class CephStore:
         self._registries: dict[_Key, tuple[Connection, Registry]] = {}
         self._lock = threading.Lock()
         self._sightings = salvage.Sightings()
-        self._cookie = uuid.uuid4().hex
 
     def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
         """Tell what the name holds."""
@@ -145,7 +143,7 @@ class CephStore:
             place, credentials = key
             try:
                 with self._enrolled(place, credentials) as (_, pool, registry):
-                    yield place, trash.purge(pool, registry, self._cookie, pace)
+                    yield place, trash.purge(pool, registry, pace)
             except (Denied, InvalidRequest) as error:
                 with self._lock:
                     self._registries.pop(key, None)

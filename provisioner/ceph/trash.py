@@ -7,19 +7,17 @@ remove a watched image. It needs no manager daemon, and goes on where a killed o
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import rados
 import rbd
 
-from provisioner.ceph import headers, marks, names, wire
+from provisioner.ceph import headers, marks, names
 from provisioner.ceph.errors import BROKEN, errno_of, explained
-from provisioner.ceph.registry import Registry, Standing
+from provisioner.ceph.registry import PURGE, Registry, Standing
 from provisioner.core.errors import Conflict, HasDependants, InUse
 from provisioner.core.ids import VolumeId
 
-_LOCK_OBJECT, _LOCK, _LOCK_SECONDS = "ceph-provisioner.purge", "purge", 60
 _PAGE = 256
 
 
@@ -60,25 +58,25 @@ class Purge:
     skipped: bool = False
 
 
-def purge(pool: rados.Ioctx, registry: Registry, cookie: str, pace: Callable[[], bool]) -> Purge:
+def purge(pool: rados.Ioctx, registry: Registry, pace: Callable[[], bool]) -> Purge:
     """Remove our dying images from the trash, unless another process is at it. `pace` waits between two, False ends the walk.
 
     Whoever walks also buries the dead among our processes, whose watches would keep images for half a minute.
     """
     with explained("purging the trash"):
-        if not _lock(pool, cookie):
+        if not registry.hold(pool, PURGE):
             return Purge(0, 0, skipped=True)
         try:
             registry.living(pool)
-            return _walk(pool, cookie, pace)
+            return _walk(pool, registry, pace)
         finally:
-            _unlock(pool, cookie)
+            registry.let_go(pool, PURGE)
 
 
-def _walk(pool: rados.Ioctx, cookie: str, pace: Callable[[], bool]) -> Purge:
+def _walk(pool: rados.Ioctx, registry: Registry, pace: Callable[[], bool]) -> Purge:
     removed = kept = 0
     for image_id, entry in _dying(pool):
-        if not pace() or not _lock(pool, cookie):
+        if not pace() or not registry.hold(pool, PURGE):
             break
         if _remove(pool, image_id, entry):
             removed += 1
@@ -121,12 +119,3 @@ def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry) -> bool:
             raise
         return False  # watched, with snapshots, or damaged: it must not keep the others waiting
     return True
-
-
-def _lock(pool: rados.Ioctx, cookie: str) -> bool:
-    return wire.lock(pool, _LOCK_OBJECT, _LOCK, cookie, "purging the trash", _LOCK_SECONDS)
-
-
-def _unlock(pool: rados.Ioctx, cookie: str) -> None:
-    with suppress(rados.ObjectNotFound):  # it lapsed during a long removal
-        pool.unlock(_LOCK_OBJECT, _LOCK, cookie)

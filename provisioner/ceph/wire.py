@@ -4,6 +4,7 @@ Each function is one operation of the OSD. Ceph's exceptions leave this module, 
 callers name the operation that they belong to.
 """
 
+import contextlib
 import errno
 import struct
 
@@ -19,7 +20,7 @@ PAGE = 1000
 
 _MISMATCH = 4095
 """From here on, an errno says at which byte `cmpext` met a difference."""
-_EXCLUSIVE, _MAY_RENEW = 1, 1
+_EXCLUSIVE, _MAY_RENEW, _CLIENT = 1, 1, 8
 
 
 def string(text: str) -> bytes:
@@ -70,6 +71,19 @@ def lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds:
     except rados.ObjectBusy:
         return False
     return True
+
+
+def unlock(pool: rados.Ioctx, obj: str, name: str, cookie: str) -> None:
+    """Let go of a lock; one that lapsed is fine."""
+    with contextlib.suppress(rados.ObjectNotFound):
+        pool.unlock(obj, name, cookie)
+
+
+def break_lock(pool: rados.Ioctx, obj: str, name: str, instance: int, cookie: str) -> None:
+    """Take a lock away from the client `instance`, if it has it."""
+    body = string(name) + struct.pack("<Bq", _CLIENT, instance) + string(cookie)
+    with contextlib.suppress(rados.ObjectNotFound):
+        call(pool, obj, "break_lock", struct.pack("<BBI", 1, 1, len(body)) + body, cls="lock")
 
 
 def lock_request(name: str, cookie: str, why: str, seconds: int) -> bytes:

@@ -31,9 +31,9 @@ PLAIN = Layout()
 class Provisioner:
     """One process of ours, within the test: its own connections, its own use cases, a beating heart."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, *more: ClusterConfig) -> None:
         self.config = config
-        self.clusters = Clusters(lambda: {config.name: self.config})
+        self.clusters = Clusters(lambda: {each.name: each for each in (config, *more)})
         self.store = CephStore(self.clusters)
         self.volumes = Volumes(self.store)
         self._stop = threading.Event()
@@ -47,6 +47,9 @@ class Provisioner:
 
     def delete(self, place: Place, name: str) -> None:
         self.volumes.delete(VolumeId(place, name))
+
+    def abandon(self, place: Place, name: str) -> None:
+        self.volumes.abandon(VolumeId(place, name))
 
     def listed(self, place: Place) -> list[str]:
         return sorted(volume.id.image for volume in self.volumes.volumes(place))
@@ -82,12 +85,12 @@ class Provisioner:
         self.clusters.close()
 
 
-def new_place(ceph: Ceph) -> Place:
+def new_place(ceph: Ceph, cluster: str = "dev") -> Place:
     """A RADOS namespace of the test's own."""
     name = f"t{uuid.uuid4().hex[:8]}"
     with ceph.admin_pool() as pool:
         rbd.RBD().namespace_create(pool, name)
-    return Place("dev", ceph.pool, name)
+    return Place(cluster, ceph.pool, name)
 
 
 @contextmanager
@@ -140,7 +143,7 @@ def unexplained(pool: rados.Ioctx) -> set[str]:
     named = {key.removeprefix("name_"): value[4:].decode() for key, value in directory.items() if key.startswith("name_")}
     listed = {key.removeprefix("id_"): value[4:].decode() for key, value in directory.items() if key.startswith("id_")}
     trashed = {key.removeprefix("id_") for key in trash}
-    known = {"rbd_directory", "rbd_trash", "rbd_info", "rbd_children", "ceph-provisioner.purge", PROCESSES}
+    known = {"rbd_directory", "rbd_trash", "rbd_info", "rbd_children", PROCESSES}
     known |= {f"rbd_id.{name}" for name in named}
     for each in set(listed) | trashed:
         known |= {f"rbd_header.{each}", f"rbd_object_map.{each}"}
@@ -199,18 +202,25 @@ class Victim:
         config = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pool": place.pool, "namespace": place.namespace}
         command = [sys.executable, "-m", "tests.harness.victim", json.dumps(config), *words]
         root = Path(__file__).parents[2]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._told = self._process.stdout
+        self._input, self._told = self._process.stdin, self._process.stdout
 
     def line(self) -> str:
         """The next line that it says; "" at the end."""
         return self._told.readline().rstrip("\n")
 
+    def go(self) -> None:
+        """Give it the line that it waits for."""
+        self._input.write("\n")
+        self._input.flush()
+
     def kill(self) -> list[str]:
-        """SIGKILL; gives what it said until then."""
+        """SIGKILL; gives what it said until then, whole lines only."""
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
-        said = self._told.read().splitlines()
+        said = self._told.read().split("\n")[:-1]
         self._told.close()
+        self._input.close()
         return said

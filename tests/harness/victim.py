@@ -1,7 +1,8 @@
 """A process of ours to be killed: `python -m tests.harness.victim CONFIG-JSON WORDS...`. Says what it does, a line each.
 
 hold IMAGE           enrols, opens the image for writing on the provisioner's own connection, says `held`, and waits
-churn SEED THREADS   creates and deletes volumes churn-0 ... churn-39 for ever; says `begin|done create|delete NAME`
+churn SEED THREADS   says `ready`, and from the next line of its input on creates, deletes and abandons volumes churn-0 ...
+                     churn-39 for ever; says `begin|done create|delete|abandon NAME`
 fill COUNT           creates that many volumes, deletes them, says `purging`, and purges them one after the other
 """
 
@@ -39,6 +40,7 @@ def _hold(process: Provisioner, place: Place, image: str) -> None:
 def _churn(process: Provisioner, place: Place, seed: str, threads: str) -> None:
     process.volumes.attend(place)
     _say("ready")
+    sys.stdin.readline()
     workers = [
         threading.Thread(target=_churn_some, args=(process, place, _dice(seed, number), number, int(threads)))
         for number in range(int(threads))
@@ -55,14 +57,15 @@ def _dice(*seed: object) -> random.Random:
 
 def _churn_some(process: Provisioner, place: Place, dice: random.Random, number: int, threads: int) -> None:
     mine = [f"churn-{index}" for index in range(number, NAMES, threads)]
+    made: set[str] = set()
     while True:
-        name, action = dice.choice(mine), dice.choice(("create", "delete"))
+        name = dice.choice(mine)
+        # an asker deletes what it was given; what it may not have been given yet, it abandons
+        action = dice.choice(("create", "delete" if name in made else "abandon"))
         _say(f"begin {action} {name}")
-        if action == "create":
-            process.create(place, name)
-        else:
-            process.delete(place, name)
+        getattr(process, action)(place, name)
         _say(f"done {action} {name}")
+        (made.add if action == "create" else made.discard)(name)
 
 
 def _fill(process: Provisioner, place: Place, count: str) -> None:
@@ -77,7 +80,8 @@ def _fill(process: Provisioner, place: Place, count: str) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    sys.stdout.write(text + "\n")  # in one piece, whatever the other threads say
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
