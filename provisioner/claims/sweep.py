@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from provisioner.claims.claim import Setting
 from provisioner.claims.classes import Class, Classes
 from provisioner.claims.outcomes import HANDLED
-from provisioner.core.model import Volume
+from provisioner.core.errors import NotFound
+from provisioner.core.model import Credentials, Volume
 from provisioner.core.volumes import Volumes
 from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object, Resource
 from provisioner.kube.transport import Api
@@ -76,10 +77,16 @@ class Sweeper:
         # asked of the server itself, and after the images: what is on neither list now was there before its image
         known = {item["known"] for item in self._listed(PERSISTENT_VOLUME_CLAIMS) + self._listed(PERSISTENT_VOLUMES)}
         left = [volume for volume in ours if known.isdisjoint((volume.labels.get("claim-uid"), volume.name))]
-        for volume in left:
-            if volume.published:
-                log.warning("%s was handed out, but no claim and no PersistentVolume knows it; kept", volume.id)
-        return left
+        return [volume for volume in left if not volume.published or self._is_orphan(volume, credentials)]
+
+    def _is_orphan(self, volume: Volume, credentials: Credentials | None) -> bool:
+        """Look again: claim, PersistentVolume and image may all have gone since the image was listed."""
+        try:
+            self._volumes.get(volume.id, credentials)
+        except NotFound:
+            return False
+        log.warning("%s was handed out, but no claim and no PersistentVolume knows it; kept", volume.id)
+        return True
 
     def _is_ours(self, volume: Volume) -> bool:
         made_by = (volume.labels.get("provisioner"), volume.labels.get("kubernetes"))

@@ -1,4 +1,4 @@
-"""The provisioner is killed 50 times while 200 claims come, grow and go; after that every account is even. About 3 minutes.
+"""The provisioner is killed 50 times while 200 claims come, grow and go; after that every account is even. About 2 minutes.
 
 CEPH_PROVISIONER_TEST_SEED repeats a storm's plan; what the kills hit is up to the moment.
 """
@@ -6,8 +6,10 @@ CEPH_PROVISIONER_TEST_SEED repeats a storm's plan; what the kills hit is up to t
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 
+from provisioner.kube.errors import Invalid, NotFound
 from provisioner.kube.resources import Object
 from tests.harness.ceph import Ceph
 from tests.harness.crowd import Crowd
@@ -19,14 +21,13 @@ SEED = os.environ.get("CEPH_PROVISIONER_TEST_SEED") or os.urandom(4).hex()
 
 
 class Users:
-    """People who make claims, have them grow and delete them, at random, until they are told to stop."""
+    """People who make claims, have them grow and delete them, several at once, until they are told to stop."""
 
     def __init__(self, crowd: Crowd, kubernetes: Kubernetes, random: Random) -> None:
         self._crowd, self._kubernetes, self._random = crowd, kubernetes, random
         self._stop = threading.Event()
         self._alive: list[Object] = []
         self._thread = threading.Thread(target=self._run)
-        self._sizes: dict[str, int] = {}
 
     def start(self) -> None:
         self._thread.start()
@@ -35,33 +36,26 @@ class Users:
         """Let them make what is left of their claims, and stop."""
         self._stop.set()
         self._thread.join()
-        while len(self._crowd.made) < CLAIMS:
-            self._make()
+        self._crowd.make(CLAIMS - len(self._crowd.made))
 
     def _run(self) -> None:
-        while not self._stop.wait(self._random.expovariate(5)):
-            deed = self._random.choices((self._make, self._grow, self._delete), (5, 2, 2))[0]
-            deed()
+        while not self._stop.wait(self._random.expovariate(1.5)):
+            deed = self._random.choices((self._make, self._grow, self._delete), (2, 1, 1))[0]
+            deed(self._random.randrange(1, 9))
 
-    def _make(self) -> None:
-        if len(self._crowd.made) < CLAIMS:
-            self._alive += self._crowd.make(1)
+    def _make(self, count: int) -> None:
+        self._alive += self._crowd.make(min(count, CLAIMS - len(self._crowd.made)))
 
-    def _grow(self) -> None:
-        if not self._alive:
-            return
-        claim = self._random.choice(self._alive)
-        uid = claim["metadata"]["uid"]
-        now = self._kubernetes.claim(claim)
-        if now is None or now["status"].get("phase") != "Bound":
-            return  # Kubernetes lets only bound claims grow
-        self._sizes[uid] = self._sizes.get(uid, 1) + 1
-        self._kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": f"{self._sizes[uid]}Gi"}}}})
+    def _grow(self, count: int) -> None:
+        bound = [claim for claim in self._crowd.claims() if claim["status"].get("phase") == "Bound"]
+        for claim in self._random.sample(bound, min(count, len(bound))):
+            size = f"{self._random.randrange(2, 9)}Gi"
+            with suppress(Invalid, NotFound):  # it is larger already, or just gone
+                self._kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": size}}}})
 
-    def _delete(self) -> None:
-        if self._alive:
-            claim = self._alive.pop(self._random.randrange(len(self._alive)))
-            self._kubernetes.delete_claim(claim)
+    def _delete(self, count: int) -> None:
+        for _ in range(min(count, len(self._alive))):
+            self._kubernetes.delete_claim(self._alive.pop(self._random.randrange(len(self._alive))))
 
 
 def storm(program: Program, random: Random, say: Callable[[str], None]) -> None:
@@ -69,7 +63,7 @@ def storm(program: Program, random: Random, say: Callable[[str], None]) -> None:
     for number in range(1, KILLS + 1):
         # a lease of its own for each life: a dead one's would have to run out first
         program.with_options("--lease", f"{program.provisioner.split('.')[0]}-{number}").start(ready=False)
-        threading.Event().wait(random.choice((random.uniform(0, 0.7), random.uniform(0.5, 3))))
+        threading.Event().wait(random.choice((random.uniform(0, 0.5), random.uniform(0.3, 2))))
         program.kill()
         if number % 10 == 0:
             say(f"{number} of {KILLS} kills")
