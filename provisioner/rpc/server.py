@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1 import health_pb2_grpc
 
 from provisioner.core.errors import InvalidRequest
 from provisioner.rpc.admission import Admission
 from provisioner.rpc.boundary import Boundary, Policy
 from provisioner.rpc.endpoint import make_way, socket_path
+from provisioner.rpc.health import Health
 
 _FOR_LIGHT_CALLS = 16
-_HEALTH = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List"})
+_HEALTH = frozenset({"/grpc.health.v1.Health/Check"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,8 @@ class Server:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         policy = Policy(policy.light | _HEALTH, policy.codes, policy.redactor, policy.on_call)
         self._server = grpc.server(self._threads, interceptors=[Boundary(policy, self._admission)])
-        # watchers of the health service must not hold the threads of the light calls
-        self._watchers = ThreadPoolExecutor(1, thread_name_prefix="rpc-health")
-        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=self._watchers)
+        self._health = Health(register(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._services = ["", *register(self._server)]
 
     @property
     def path(self) -> Path:
@@ -72,14 +69,11 @@ class Server:
         finally:
             os.umask(former)
         self._server.start()
-        for service in self._services:
-            self._health.set(service, HealthCheckResponse.SERVING)
 
     def drain(self, seconds: float = 30.0) -> None:
         """Take nothing new, let what runs finish within so many seconds, and be gone. Safe to call twice."""
         self._admission.close()
-        self._health.enter_graceful_shutdown()
+        self._health.end()
         self._server.stop(seconds).wait()
         self._path.unlink(missing_ok=True)
-        for threads in (self._threads, self._watchers):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
