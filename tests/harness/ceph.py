@@ -86,6 +86,16 @@ class Ceph:
             listed = {entry["name"]: entry["id"] for entry in rbd.RBD().list2(context)}
             return listed | {entry["name"]: entry["id"] for entry in rbd.RBD().trash_list(context)}
 
+    def image_metadata(self, image: str, pool: str = "") -> dict[str, str]:
+        with self.open_image(image, pool) as opened:
+            return dict(opened.metadata_list())
+
+    def omap(self, obj: str, pool: str = "") -> dict[str, str]:
+        with self.admin_pool(pool) as context, rados.ReadOpCtx() as operation:
+            pairs, _ = context.get_omap_vals(operation, "", "", 1000)
+            context.operate_read_op(operation, obj)
+            return {key: value.decode(errors="replace") for key, value in pairs}
+
     def objects(self, pool: str = "") -> list[str]:
         with self.admin_pool(pool) as context:
             return sorted(item.key for item in context.list_objects())

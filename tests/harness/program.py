@@ -17,10 +17,13 @@ PROGRAM = Path(sys.executable).with_name("ceph-provisioner")
 class Program:
     """One `ceph-provisioner claims`."""
 
-    def __init__(self, directory: Path, config: Path, kubeconfig: Path, provisioner: str, *options: str) -> None:
+    def __init__(
+        self, directory: Path, config: Path, kubeconfig: Path, provisioner: str, *options: str, talkative: bool = False
+    ) -> None:
         self.log = directory / "provisioner.log"
         self.provisioner = provisioner
-        self._command = [str(PROGRAM), "--config", str(config), "claims", "--kubeconfig", str(kubeconfig)]
+        self._command = [str(PROGRAM), *(["-v"] if talkative else []), "--config", str(config)]
+        self._command += ["claims", "--kubeconfig", str(kubeconfig)]
         self._command += ["--provisioner", provisioner, "--listen", "127.0.0.1:0", *options]
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
