@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from csi.pb.csi_pb2 import VolumeCapability
-from provisioner.claims.parameters import FS_TYPES  # moves to provisioner.core.parameters
+from provisioner.core.parameters import FS_TYPES
 from provisioner.core.errors import InvalidRequest
 
 _Mode = VolumeCapability.AccessMode

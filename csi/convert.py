@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from csi import capabilities
 from csi.pb import csi_pb2
-from provisioner.claims.parameters import ClassParameters, read_parameters  # moves to provisioner.core.parameters
+from provisioner.core.parameters import ClassParameters, read_parameters
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, VolumeId, check_place
 from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Volume

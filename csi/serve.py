@@ -11,7 +11,7 @@ from csi.identity import Identity
 from csi.listing import BadToken, Listing, ReadPage
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.pulse import Pulse
-from provisioner.core.errors import NotFound
+from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.boundary import OnCall, Policy
@@ -39,12 +39,20 @@ class Backend:
     read_page: ReadPage
 
     def ask(self, cluster: str) -> None:
-        """Have the cluster answer something small, monitors and OSDs both. Raises what the core raises if it does not."""
-        for place in self.places(cluster)[:1]:
+        """Have the cluster answer something small, monitors and OSDs both; one place that we may read is enough.
+
+        Raises what the core raises if it does not answer.
+        """
+        refusal: ProvisionerError | None = None
+        for place in self.places(cluster):
             try:
                 self.volumes.get(VolumeId(place, "cp.pulse"))
             except NotFound:
                 return
+            except (Denied, InvalidRequest) as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
 
 
 def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall) -> Server:

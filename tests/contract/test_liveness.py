@@ -1,4 +1,4 @@
-"""Identity, and what callers see while the cluster stalls or the controller ends. About 45 seconds: timeouts have to pass."""
+"""Identity, and what callers see while the cluster stalls or the controller ends. About 20 seconds: timeouts have to pass."""
 
 import threading
 import time
@@ -30,6 +30,16 @@ def test_the_plugin_tells_its_name_and_version(driver: Driver) -> None:
 
 def test_it_is_ready_while_ceph_answers(driver: Driver) -> None:
     is_ready(driver)
+
+
+def test_a_pool_that_is_gone_does_not_hide_that_others_answer(ceph: Ceph, tmp_path: Path) -> None:
+    with running(ceph, tmp_path, ["no-such-pool", ceph.pool]) as driver:
+        is_ready(driver)
+
+
+def test_it_is_not_ready_where_no_pool_can_be_used(ceph: Ceph, tmp_path: Path) -> None:
+    with running(ceph, tmp_path, ["no-such-pool"]) as driver:
+        assert [probe(driver) for _ in range(3)] == [False] * 3
 
 
 def test_it_says_within_a_second_that_ceph_does_not_answer_and_when_it_does_again(ceph: Ceph, tmp_path: Path) -> None:
