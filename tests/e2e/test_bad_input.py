@@ -177,9 +177,12 @@ def test_an_image_made_by_hand_while_a_claim_is_held_does_not_keep_the_claim(
         with ceph.admin_pool() as pool:
             rbd.RBD().remove(pool, name)
             rbd.RBD().create(pool, name, 1 << 30)
+            with rbd.Image(pool, name) as image:
+                image.write(b"precious", 0)
         kubernetes.delete_claim(claim)
         until(lambda: kubernetes.claim(claim) is None, 20, "the claim is gone", lambda: str(kubernetes.told(claim)))
-    assert name in ceph.images()
+    with ceph.open_image(name) as image:
+        assert image.read(0, 8) == b"precious"
 
 
 def test_a_pool_removed_while_a_claim_is_held_does_not_keep_the_claim(
