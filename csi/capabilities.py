@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from csi.pb.csi_pb2 import VolumeCapability
-from provisioner.core.parameters import FS_TYPES
 from provisioner.core.errors import InvalidRequest
+from provisioner.core.parameters import FS_TYPES
 
 _Mode = VolumeCapability.AccessMode
 

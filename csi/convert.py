@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from csi import capabilities
 from csi.pb import csi_pb2
-from provisioner.core.parameters import ClassParameters, read_parameters
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, VolumeId, check_place
 from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Volume
+from provisioner.core.parameters import ClassParameters, read_parameters
 
 DEFAULT_SIZE = 1 << 30
 """Bytes of a volume whose asker names no size."""

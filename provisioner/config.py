@@ -17,6 +17,7 @@ import yaml
 
 from provisioner.ceph.cluster import ClusterConfig
 from provisioner.core.errors import InvalidRequest
+from provisioner.core.ids import Place, check_place
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class _Cluster(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     keyring: str = ""
     key_file: str = ""
     timeout: int = 15
+    pools: tuple[str, ...] = ("rbd",)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,7 +61,26 @@ def _checked(path: Path, name: str, given: _Cluster) -> ClusterConfig:
     if not 1 <= given.timeout <= 600:
         raise InvalidRequest(f"{key}.timeout", given.timeout, "must be between 1 and 600 seconds")
     user = given.user.removeprefix("client.")
-    return ClusterConfig(name, given.conf, tuple(given.monitors), user, given.keyring, given.key_file, given.timeout)
+    return ClusterConfig(
+        name,
+        given.conf,
+        tuple(given.monitors),
+        user,
+        given.keyring,
+        given.key_file,
+        given.timeout,
+        tuple(_pool(key, name, pool) for pool in given.pools),
+    )
+
+
+def _pool(key: str, cluster: str, text: str) -> str:
+    """Check a `pool` or `pool/namespace`."""
+    pool, _, namespace = text.partition("/")
+    try:
+        check_place(Place(cluster, pool, namespace))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{key}.pools", text, error.why) from error
+    return text
 
 
 class ConfigFile:

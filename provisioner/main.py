@@ -84,6 +84,36 @@ def claims(
             each.close()
 
 
+@cli.command()
+@click.option("--csi-endpoint", required=True, help="The socket to serve CSI on: unix:///PATH.")
+@click.option("--driver-name", default="rbd.ceph-provisioner.io", show_default=True, help="The CSI driver's name.")
+@click.option("--listen", default="127.0.0.1:9871", show_default=True, help="Where /metrics, /healthz and /readyz are.")
+@click.pass_obj
+def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, listen: str) -> None:
+    """Serve CSI's Identity and Controller: make, grow, list and delete volumes."""
+    # imported here: gRPC's 15 MB are for those who serve it
+    from csi.serve import Backend, serve
+    from provisioner.rpc.server import Listen
+
+    stop = _stop_on_signals()
+    metrics = Metrics()
+    store = CephStore(Clusters(config.clusters))
+    volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
+    housekeeping = Housekeeping(store, metrics)
+    status = StatusServer(listen, metrics, list, list)
+    backend = Backend(volumes, config.clusters, lambda name: config.clusters()[name].places(), store.page)
+    server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc)
+    status.start()
+    housekeeping.start()
+    click.echo(f"serving {driver_name} at {csi_endpoint}; status at http://{status.address}", err=True)
+    try:
+        stop.wait()
+    finally:
+        server.drain()
+        housekeeping.stop()
+        status.close()
+
+
 def main() -> None:
     """Run the command line; errors of ours end it with one sentence and exit code 1."""
     try:

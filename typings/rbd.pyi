@@ -15,7 +15,8 @@ RBD_FEATURE_MIGRATING: int
 
 class Error(Exception):
     errno: int | None
-class OSError(Error): ...  # noqa: A001
+
+class OSError(Error): ...
 class ImageNotFound(OSError): ...
 class ImageExists(OSError): ...
 class ImageBusy(OSError): ...
@@ -24,8 +25,16 @@ class InvalidArgument(OSError): ...
 
 class RBD:
     def create(
-        self, ioctx: rados.Ioctx, name: str, size: int, order: int | None = None, old_format: bool = False,
-        features: int | None = None, stripe_unit: int = 0, stripe_count: int = 0, data_pool: str | None = None,
+        self,
+        ioctx: rados.Ioctx,
+        name: str,
+        size: int,
+        order: int | None = None,
+        old_format: bool = False,
+        features: int | None = None,
+        stripe_unit: int = 0,
+        stripe_count: int = 0,
+        data_pool: str | None = None,
     ) -> None: ...
     def namespace_exists(self, ioctx: rados.Ioctx, name: str) -> bool: ...
     def list(self, ioctx: rados.Ioctx) -> list[str]: ...
@@ -37,7 +46,11 @@ class RBD:
 
 class Image:
     def __init__(
-        self, ioctx: rados.Ioctx, name: str | None = None, snapshot: str | None = None, read_only: bool = False,
+        self,
+        ioctx: rados.Ioctx,
+        name: str | None = None,
+        snapshot: str | None = None,
+        read_only: bool = False,
         image_id: str | None = None,
     ) -> None: ...
     def __enter__(self) -> Image: ...
@@ -49,6 +62,11 @@ class Image:
     def list_snaps(self) -> Iterator[dict[str, Any]]: ...
     def rebuild_object_map(self) -> None: ...
     def diff_iterate(
-        self, offset: int, length: int, from_snapshot: str | None, iterate_cb: Callable[[int, int, bool], Any],
-        include_parent: bool = True, whole_object: bool = False,
+        self,
+        offset: int,
+        length: int,
+        from_snapshot: str | None,
+        iterate_cb: Callable[[int, int, bool], Any],
+        include_parent: bool = True,
+        whole_object: bool = False,
     ) -> None: ...

@@ -33,6 +33,13 @@ class ClusterConfig:
     key_file: str = ""
     timeout: int = 15
     """Seconds that any one call to a monitor or an OSD may take."""
+    pools: tuple[str, ...] = ("rbd",)
+    """Where volumes are looked for when no request names a place: `pool` or `pool/namespace`."""
+
+    def places(self) -> list[Place]:
+        """The pools (and namespaces in them) where volumes are looked for."""
+        split = (text.partition("/") for text in self.pools)
+        return [Place(self.name, pool, namespace) for pool, _, namespace in split]
 
     def stamp(self) -> tuple[object, ...]:
         """Changes whenever a file behind this configuration does."""

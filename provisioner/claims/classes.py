@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from provisioner.ceph.cluster import ClusterConfig
-from provisioner.claims.parameters import ClassParameters, SecretRef, read_parameters
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
 from provisioner.core.model import Credentials
+from provisioner.core.parameters import ClassParameters, SecretRef, read_parameters
 from provisioner.kube.errors import Forbidden, NotFound
 from provisioner.kube.resources import SECRETS, Object
 from provisioner.kube.transport import Api

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from provisioner.claims.classes import Class
 from provisioner.claims.objects import DOMAIN, volume_name
-from provisioner.claims.parameters import SecretRef
 from provisioner.claims.sources import Handout
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import Credentials, Grant, Volume
+from provisioner.core.parameters import SecretRef
 from provisioner.core.volumes import Volumes
 from provisioner.kube.errors import AlreadyExists, NotFound
 from provisioner.kube.resources import SECRETS, Object

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from provisioner.claims.classes import Class
-from provisioner.claims.parameters import SecretRef
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import Volume
+from provisioner.core.parameters import SecretRef
 
 
 @dataclass(frozen=True, slots=True)

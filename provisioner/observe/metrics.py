@@ -32,6 +32,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._rpcs = Histogram(
+            "ceph_provisioner_rpc_seconds",
+            "Time that a gRPC call took, by method and status code.",
+            ["method", "code"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.saved = Histogram(
             "ceph_provisioner_claim_saved_seconds",
             "Time from a claim's creation to its saved PersistentVolume.",
@@ -65,6 +72,10 @@ class Metrics:
     def on_call(self, verb: str, resource: str, status: str, seconds: float) -> None:
         """Hear of an exchange with the API server."""
         self._calls.labels(verb, resource, status).observe(seconds)
+
+    def on_rpc(self, method: str, code: str, seconds: float) -> None:
+        """Hear of a gRPC call that was answered."""
+        self._rpcs.labels(method, code).observe(seconds)
 
     def watch(self, name: str, told: str, value: Callable[[], float]) -> None:
         """Show a value that is asked for at each scrape."""

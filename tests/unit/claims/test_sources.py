@@ -8,12 +8,12 @@ import pytest
 from provisioner.claims import objects
 from provisioner.claims.classes import Class
 from provisioner.claims.handout import Minted
-from provisioner.claims.parameters import SecretRef, read_parameters
 from provisioner.claims.sources import Handout, driver_name
 from provisioner.claims.volume import Maker
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Volume
+from provisioner.core.parameters import SecretRef, read_parameters
 from provisioner.kube.kubeconfig import Access
 from provisioner.kube.resources import Object
 from provisioner.kube.transport import Api

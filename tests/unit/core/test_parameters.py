@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.claims.parameters import FS_TYPES, GivenUser, SecretRef, read_parameters
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import FEATURES
+from provisioner.core.parameters import FS_TYPES, GivenUser, SecretRef, read_parameters
 
 OF_CEPH_CSI = {
     "clusterID": "dev",
