@@ -1,8 +1,9 @@
 """`/metrics`, `/healthz` and `/readyz` on one address. Answers come from memory: no probe waits for Ceph or Kubernetes."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -21,6 +22,16 @@ Check = Callable[[], list[str]]
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def server_bind(self) -> None:
+        """Bind without the standard library's look for our name in the DNS, which may take many seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
 
 class _Quiet(WSGIRequestHandler):
     timeout = 10
@@ -38,11 +49,12 @@ class StatusServer:
         self._metrics = make_wsgi_app(metrics.registry)
         self._checks = {"/healthz": healthy, "/readyz": ready}
         try:
-            self._server = make_server(host.strip("[]"), int(port), self._answer, _Server, _Quiet)
+            kind = _Server6 if ":" in host else _Server
+            self._server = make_server(host.strip("[]"), int(port), self._answer, kind, _Quiet)
         except (OSError, ValueError, OverflowError) as error:
             raise InvalidRequest("--listen", listen, str(error)) from error
         self.address = f"{host}:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="status", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
