@@ -193,4 +193,5 @@ def test_the_secret_of_a_volume_cannot_be_read_by_the_claims_owner(
     claim = kubernetes.make_claim(kubernetes.make_class(provisioner.provisioner, {"pool": ceph.pool}))
     reference = kubernetes.wait_bound(claim)["spec"]["rbd"]["secretRef"]
     assert reference["namespace"] != claim["metadata"]["namespace"]
-    assert kubernetes.api.list_all(SECRETS.path("default")).items == []
+    theirs = kubernetes.api.list_all(SECRETS.path(claim["metadata"]["namespace"])).items
+    assert not [secret for secret in theirs if secret["type"] == "kubernetes.io/rbd"]

@@ -15,6 +15,7 @@ import rados
 import rbd
 
 from hack.ceph.caps import operator_command, provisioner_caps
+from tests.harness import ceph as ceph_harness
 from tests.harness.ceph import Ceph
 
 DENIED = -errno.EACCES
@@ -45,6 +46,16 @@ def ask(handle: rados.Rados, prefix: str, inbuf: bytes = b"", **arguments: objec
 def stored_caps(ceph: Ceph, user: str) -> dict[str, str]:
     (entry,) = ceph.command("auth get", entity=user)  # type: ignore[misc]
     return dict(entry["caps"])
+
+
+@pytest.fixture(scope="module")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A cluster of its own: other tests give the provisioner rights to more pools."""
+    directory = tmp_path_factory.mktemp("ceph") / "c"
+    try:
+        yield ceph_harness.start(directory)
+    finally:
+        ceph_harness.stop(directory)
 
 
 @pytest.fixture
