@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from provisioner.ceph.cluster import ClusterConfig
 from provisioner.claims import objects
@@ -145,7 +144,7 @@ class Controller:
             self._saved,
         )
         self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts)
-        self._resizer = Resizer(self._api, self._volumes, self._resolver, self._recorder, setting.provisioner)
+        self._resizer = Resizer(self._api, self._volumes, self._resolver, self._pvs.store, self._recorder, setting.provisioner)
         self._sweeper = Sweeper(self._api, self._volumes, self._resolver, setting)
 
     def _kubernetes_id(self) -> str:
@@ -198,35 +197,36 @@ class Controller:
                 self._claim_queue.add(key_of(claim))
 
     def _work_on_claim(self, key: str) -> None:
-        claim = self._claims.store.get(key)
-        self._attempt(self._claim_queue, key, claim, self._bring_claim, "ProvisioningFailed")
+        self._attempt(self._claim_queue, key, self._claims.store.get(key), self._bring_claim)
 
     def _work_on_volume(self, key: str) -> None:
         volume = self._pvs.store.get(key)
         if volume is None or objects.is_served_by(volume, self._options.provisioner):
-            self._attempt(self._volume_queue, key, volume, lambda: self._reclaimer, "VolumeFailedDelete")
+            self._attempt(self._volume_queue, key, volume, lambda item: self._reclaimer.reconcile(item))
 
-    def _bring_claim(self) -> "_Both":
-        return _Both(self._provisioner, self._resizer)
+    def _bring_claim(self, claim: Object) -> None:
+        """A claim is first provisioned, then kept at its size."""
+        self._provisioner.reconcile(claim)
+        if objects.is_bound(claim):
+            self._resizer.reconcile(claim)
 
-    def _attempt(self, queue: WorkQueue, key: str, item: Object | None, worker: Callable[[], Any], reason: str) -> None:
+    def _attempt(self, queue: WorkQueue, key: str, item: Object | None, reconcile: Callable[[Object], None]) -> None:
         if item is None or not self._leading.is_set():
             self._tries.forget(key)
             return
         try:
-            worker().reconcile(item)
+            reconcile(item)
             self._tries.forget(key)
         except HANDLED as error:
-            self._failed(queue, key, item, error, reason)
+            self._failed(queue, key, item, error)
 
-    def _failed(self, queue: WorkQueue, key: str, item: Object, error: Exception, reason: str) -> None:
+    def _failed(self, queue: WorkQueue, key: str, item: Object, error: Exception) -> None:
         retry, kind = retry_for(error), item.get("kind", "")
         seconds = retry.backoff.after(self._tries.failed(key, error))
         self._metrics.failures.labels(kind, type(error).__name__).inc()
         log.info("%s %s: %s; again in %.0f s", kind, key, error, seconds)
         if retry.told:
-            resizing = kind == PERSISTENT_VOLUME_CLAIMS.kind and objects.is_bound(item)
-            self._recorder.event(item, "Warning", "VolumeResizeFailed" if resizing else reason, str(error))
+            self._recorder.event(item, "Warning", _what_failed(item), str(error))
         queue.add_after(key, seconds)
 
     def _saved(self, claim: Object) -> None:
@@ -245,18 +245,6 @@ class Controller:
                 f"Looks at {name} to be repeated later.",
                 lambda q=queue: q.depth().delayed,  # type: ignore[misc]
             )
-
-
-class _Both:
-    """A claim is first provisioned, then kept at its size."""
-
-    def __init__(self, provisioner: Provisioner, resizer: Resizer) -> None:
-        self._provisioner, self._resizer = provisioner, resizer
-
-    def reconcile(self, claim: Object) -> None:
-        self._provisioner.reconcile(claim)
-        if objects.is_bound(claim):
-            self._resizer.reconcile(claim)
 
 
 class _Tries:
@@ -278,6 +266,13 @@ class _Tries:
         """The key is well, or gone."""
         with self._lock:
             self._counts.pop(key, None)
+
+
+def _what_failed(item: Object) -> str:
+    """The event's reason, in the words that Kubernetes has for it."""
+    if item.get("kind") == PERSISTENT_VOLUMES.kind or objects.is_being_deleted(item):
+        return "VolumeFailedDelete"
+    return "VolumeResizeFailed" if objects.is_bound(item) else "ProvisioningFailed"
 
 
 def _claim_signature(claim: Object) -> tuple[object, ...]:

@@ -10,8 +10,10 @@ from provisioner.claims import objects, request
 from provisioner.claims.classes import Classes
 from provisioner.claims.quantity import from_bytes, to_bytes
 from provisioner.core.volumes import Volumes
+from provisioner.kube.errors import NotFound
 from provisioner.kube.events import Recorder
 from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object
+from provisioner.kube.store import Store
 from provisioner.kube.times import now_seconds
 from provisioner.kube.transport import Api
 
@@ -45,23 +47,35 @@ def is_short(claim: Object) -> bool:
 class Resizer:
     """Brings the size of one bound claim's volume to what the claim requests."""
 
-    def __init__(self, api: Api, volumes: Volumes, classes: Classes, recorder: Recorder, provisioner: str) -> None:
+    def __init__(
+        self, api: Api, volumes: Volumes, classes: Classes, cached_volumes: Store, recorder: Recorder, provisioner: str
+    ) -> None:
         self._api, self._volumes, self._classes = api, volumes, classes
-        self._recorder, self._provisioner = recorder, provisioner
+        self._cached, self._recorder, self._provisioner = cached_volumes, recorder, provisioner
 
     def reconcile(self, claim: Object) -> None:
         """Grow what is too small. Raises the core's and Kubernetes' errors; safe to call again."""
         if objects.is_being_deleted(claim) or not objects.is_bound(claim) or not is_short(claim):
             return
-        # of the server: should a cache not have the volume yet, nobody would look at this claim again
-        volume = self._api.get(PERSISTENT_VOLUMES.path(name=claim["spec"]["volumeName"]))
-        if not self._is_ours_to_grow(claim, volume):
+        volume = self._volume_of(claim)
+        if volume is None or not self._is_ours_to_grow(claim, volume):
             return
         step = next_step(claim, volume)
         if step is Step.GROW:
             volume = self._grow(claim, volume)
         if step is not Step.NOTHING:
             self._tell(claim, _capacity(volume["spec"]))
+
+    def _volume_of(self, claim: Object) -> Object | None:
+        """Ask the server itself: should a cache not have the volume yet, nobody would look at this claim again."""
+        name = claim["spec"]["volumeName"]
+        known = self._cached.get(name)
+        if known is not None and not self._is_ours_to_grow(claim, known):
+            return None
+        try:
+            return self._api.get(PERSISTENT_VOLUMES.path(name=name))
+        except NotFound:
+            return None
 
     def _is_ours_to_grow(self, claim: Object, volume: Object) -> bool:
         native = "rbd" in volume["spec"]

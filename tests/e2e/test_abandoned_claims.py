@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from provisioner.claims import objects
-from provisioner.kube.resources import PERSISTENT_VOLUMES, STORAGE_CLASSES, Object
+from provisioner.kube.resources import STORAGE_CLASSES, Object
 from tests.harness.admission import no_release, no_secrets, no_volumes
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import Kubernetes
@@ -119,7 +119,7 @@ def test_a_claim_bound_to_another_volume_leaves_nothing_of_its_own(
     with no_volumes(kubernetes):
         claim = kubernetes.make_claim(storage_class)
         until(lambda: len(traces(claim, ceph, kubernetes)) == 3, 20, "the claim's Secret is made")
-        by_hand = make_volume(kubernetes, f"by-hand-{claim['metadata']['uid']}", claim, storage_class)
+        by_hand = kubernetes.make_volume_by_hand(f"by-hand-{claim['metadata']['uid']}", storage_class, claim)
         until(lambda: (kubernetes.claim(claim) or {})["spec"].get("volumeName") == by_hand, 20, "the claim is bound to it")
         until(lambda: traces(claim, ceph, kubernetes) == [], 20, "our image is gone")
         until(lambda: not is_held(kubernetes, claim), 20, "the claim is free")
@@ -130,7 +130,7 @@ def test_a_claim_bound_to_another_volume_leaves_nothing_of_its_own(
 def test_a_volume_that_took_the_name_is_never_touched(ceph: Ceph, kubernetes: Kubernetes, program: Program) -> None:
     storage_class = kubernetes.make_class(program.provisioner, {"pool": ceph.pool})
     claim = kubernetes.make_claim(storage_class)
-    name = make_volume(kubernetes, f"pvc-{claim['metadata']['uid']}", None, "by-hand")
+    name = kubernetes.make_volume_by_hand(f"pvc-{claim['metadata']['uid']}", "by-hand")
     program.start()
     kubernetes.wait_event(claim, "ProvisioningFailed", f"PersistentVolume {name} exists already")
     kubernetes.delete_claim(claim)
@@ -186,18 +186,3 @@ class TestStrangersAndTenants:
         assert len(traces(claim, ceph, kubernetes)) == 3
         restart(program)
         wait_no_traces(claim, ceph, kubernetes)
-
-
-def make_volume(kubernetes: Kubernetes, name: str, claim: Object | None, storage_class: str) -> str:
-    """A PersistentVolume made by hand, for the claim if there is one."""
-    spec: Object = {
-        "capacity": {"storage": "1Gi"},
-        "accessModes": ["ReadWriteOnce"],
-        "hostPath": {"path": "/nowhere"},
-        "persistentVolumeReclaimPolicy": "Retain",
-        "storageClassName": storage_class,
-    }
-    if claim is not None:
-        spec["claimRef"] = {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}
-    kubernetes.api.create(PERSISTENT_VOLUMES.path(), PERSISTENT_VOLUMES.body({"name": name}, spec=spec))
-    return name

@@ -92,6 +92,20 @@ def test_a_size_that_no_image_can_have_is_refused_with_field_and_value(
     assert ceph.info(image)["size"] == 1 << 30
 
 
+def test_the_claims_of_others_are_left_alone(kubernetes: Kubernetes, provisioner: Program, storage_class: str) -> None:
+    foreign = kubernetes.make_class("other.example.com/disk")
+    claim = kubernetes.make_claim(foreign, "1Gi")
+    by_hand = kubernetes.make_volume_by_hand(f"by-hand-{claim['metadata']['uid']}", foreign, claim)
+    until(lambda: status_of(kubernetes, claim).get("phase") == "Bound", 20, "the claim is bound")
+    failures = provisioner.total("ceph_provisioner_reconcile_failures_total")
+    ask(kubernetes, claim, "2Pi")
+    kubernetes.wait_bound(kubernetes.make_claim(storage_class))
+    assert provisioner.total("ceph_provisioner_reconcile_failures_total") == failures
+    assert not [event for event in kubernetes.events(claim) if event["source"]["component"] == provisioner.provisioner]
+    kubernetes.delete_claim(claim)
+    kubernetes.delete_volume(by_hand)
+
+
 def test_an_expansion_asked_for_while_nobody_runs_is_made_up_for(ceph: Ceph, kubernetes: Kubernetes, program: Program) -> None:
     program.start()
     claim = kubernetes.make_claim(kubernetes.make_class(program.provisioner, {"pool": ceph.pool}), "1Gi", volumeMode="Block")

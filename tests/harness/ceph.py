@@ -96,6 +96,12 @@ class Ceph:
             context.operate_read_op(operation, obj)
             return {key: value.decode(errors="replace") for key, value in pairs}
 
+    def watchers(self, obj: str, pool: str = "") -> list[str]:
+        """Addresses of an object's watchers."""
+        command = ["rados", "--conf", self.conf, "--id", "admin", "--pool", pool or self.pool, "listwatchers", obj]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return re.findall(r"watcher=(\S+)", done.stdout)
+
     def objects(self, pool: str = "") -> list[str]:
         with self.admin_pool(pool) as context:
             return sorted(item.key for item in context.list_objects())

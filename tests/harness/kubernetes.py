@@ -144,6 +144,20 @@ class Kubernetes:
         reference = {"apiGroup": role.group, "kind": role.kind, "name": name}
         self.api.create(binding.path(namespace), binding.body({"name": name}, roleRef=reference, subjects=[subject]))
 
+    def make_volume_by_hand(self, name: str, storage_class: str, claim: Object | None = None) -> str:
+        """A PersistentVolume that no provisioner made, for the claim if there is one; gives its name."""
+        spec: Object = {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/nowhere"},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": storage_class,
+        }
+        if claim is not None:
+            spec["claimRef"] = {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}
+        self.api.create(PERSISTENT_VOLUMES.path(), PERSISTENT_VOLUMES.body({"name": name}, spec=spec))
+        return name
+
     def patch_volume(self, name: str, body: Object) -> Object:
         return self.api.patch(PERSISTENT_VOLUMES.path(name=name), body)
 
