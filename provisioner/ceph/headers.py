@@ -15,6 +15,7 @@ import rados
 from provisioner.ceph import wire
 from provisioner.ceph.errors import errno_of
 
+NO_DATA_POOL = -1
 _METADATA = "metadata_"
 _FIELDS = ("size", "order", "features", "snap_seq", "parent", "stripe_unit", "stripe_count", "data_pool_id")
 _OVER_EMPTY = "\0"
@@ -51,9 +52,7 @@ def read_header(pool: rados.Ioctx, image_id: str, *tags: str) -> Header | None:
     if len(values) >= wire.PAGE:
         wanted = (*_FIELDS, *(_METADATA + tag for tag in tags))
         values |= wire.omap_values(pool, header_object(image_id), *wanted)
-    if "size" not in values or "features" not in values:
-        return None
-    return _header(image_id, values)
+    return _header(image_id, values) if values else None
 
 
 def write_metadata(pool: rados.Ioctx, image_id: str, values: Mapping[str, str], only_without: str = "") -> bool:
@@ -92,27 +91,22 @@ def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
 
 
 def _header(image_id: str, values: Mapping[str, bytes]) -> Header:
+    def number(field: str) -> int:
+        return wire.number(values.get(field, b""))
+
     return Header(
         image_id=image_id,
-        size=_u64(values["size"]),
-        order=values["order"][0],
-        features=_u64(values["features"]),
-        snap_seq=_u64(values.get("snap_seq", b"")),
+        size=number("size"),
+        order=number("order"),
+        features=number("features"),
+        snap_seq=number("snap_seq"),
         has_parent="parent" in values,
-        stripe_unit=_u64(values.get("stripe_unit", b"")),
-        stripe_count=_u64(values.get("stripe_count", b"")),
-        data_pool_id=_i64(values.get("data_pool_id", b"")),
+        stripe_unit=number("stripe_unit"),
+        stripe_count=number("stripe_count"),
+        data_pool_id=number("data_pool_id") if "data_pool_id" in values else NO_DATA_POOL,
         metadata={
             key.removeprefix(_METADATA): value.decode(errors="replace")
             for key, value in values.items()
             if key.startswith(_METADATA)
         },
     )
-
-
-def _u64(raw: bytes) -> int:
-    return int(struct.unpack("<Q", raw)[0]) if raw else 0
-
-
-def _i64(raw: bytes) -> int:
-    return int(struct.unpack("<q", raw)[0]) if raw else -1

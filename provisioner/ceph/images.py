@@ -25,8 +25,6 @@ _BITS = {
 _IMPLIED = rbd.RBD_FEATURE_STRIPINGV2 | rbd.RBD_FEATURE_DATA_POOL
 """Bits that librbd sets by itself, for striping and a data pool."""
 
-NO_DATA_POOL = -1
-
 
 def find(pool: rados.Ioctx, volume: VolumeId) -> Found:
     """Tell what the name holds: both of `rbd_id` and `rbd_directory` have to agree, and a header has to exist."""

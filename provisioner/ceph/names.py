@@ -37,7 +37,7 @@ def read_id(pool: rados.Ioctx, name: str) -> str | None:
         raw = pool.read(_id_object(name))
     except rados.ObjectNotFound:
         return None
-    return wire.text(raw) if len(raw) > 4 else None
+    return wire.text(raw) or None
 
 
 def write_id(pool: rados.Ioctx, name: str, image_id: str) -> bool:
@@ -72,10 +72,10 @@ def unlist(pool: rados.Ioctx, name: str, image_id: str) -> None:
         wire.call(pool, DIRECTORY, "dir_remove_image", wire.string(name) + wire.string(image_id))
 
 
-def page(pool: rados.Ioctx, after: str, limit: int) -> list[str]:
-    """Ids that `rbd_directory` lists behind the id `after`, at most `limit`."""
+def page(pool: rados.Ioctx, after: str, limit: int) -> dict[str, str]:
+    """What `rbd_directory` lists behind the id `after`: names by id, in order of the ids, at most `limit`."""
     found = wire.omap_page(pool, DIRECTORY, f"id_{after}" if after else "", "id_", limit)
-    return [key.removeprefix("id_") for key in found]
+    return {key.removeprefix("id_"): wire.text(raw) for key, raw in found.items()}
 
 
 def ids_alike(pool: rados.Ioctx, image_id: str) -> list[str]:
@@ -143,13 +143,13 @@ def _id_object(name: str) -> str:
 
 def _listed(pool: rados.Ioctx, key: str) -> str | None:
     value = wire.omap_values(pool, DIRECTORY, key).get(key)
-    return None if value is None else wire.text(value)
+    return None if value is None else wire.text(value) or None
 
 
 def _entry(raw: bytes) -> TrashEntry:
-    name = wire.text(raw, 7)
-    state_at = 7 + 4 + struct.unpack_from("<I", raw, 7)[0] + 16
-    return TrashEntry(name, raw[state_at] if len(raw) > state_at else NORMAL)
+    name_at, times = 7, 16
+    state_at = name_at + 4 + wire.number(raw[name_at : name_at + 4]) + times
+    return TrashEntry(wire.text(raw, name_at), wire.number(raw[state_at : state_at + 1]))
 
 
 def _new_entry(name: str) -> bytes:

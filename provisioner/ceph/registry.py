@@ -6,7 +6,6 @@ it must count as dead; it is then fenced by its full address, so that nothing it
 lock come in one step, and go in one: a process killed at any moment leaves both or none.
 """
 
-import contextlib
 import errno
 import os
 import socket
@@ -143,16 +142,16 @@ class Registry:
         """Tell what a watcher's client id is. A dead process of ours is fenced before this returns."""
         if str(instance) == self._me:
             return Standing.SELF
-        for other, process in self._others(pool):
-            if other == str(instance):
-                return Standing.DEAD if self._is_dead(pool, other, process) else Standing.ALIVE
-        return Standing.FOREIGN
+        process = _decoded(wire.omap_values(pool, PROCESSES, str(instance)).get(str(instance), b""))
+        if process is None:
+            return Standing.FOREIGN
+        return Standing.DEAD if self._is_dead(pool, str(instance), process) else Standing.ALIVE
 
     def _others(self, pool: rados.Ioctx) -> Iterator[tuple[str, Process]]:
-        for instance, value in wire.omap_page(pool, PROCESSES, "", "").items():
-            if instance != self._me and instance.isdecimal():
-                with contextlib.suppress(msgspec.DecodeError):  # not an entry of ours: its client is foreign
-                    yield instance, msgspec.json.decode(value, type=Process)
+        for instance, value in wire.omap_all(pool, PROCESSES):
+            process = _decoded(value)
+            if process is not None and instance.isdecimal() and instance != self._me:
+                yield instance, process
 
     def _is_dead(self, pool: rados.Ioctx, instance: str, process: Process) -> bool:
         if not surely_dead(process, self._mine) and not self._take(pool, instance, "taken for dead"):
@@ -190,6 +189,14 @@ class Registry:
 
     def _lock_request(self, instance: str, why: str) -> bytes:
         return wire.lock_request(_lock(instance), self._me, why, LAPSE)
+
+
+def _decoded(entry: bytes) -> Process | None:
+    """None for what isn't an entry of ours: its client is foreign."""
+    try:
+        return msgspec.json.decode(entry, type=Process)
+    except msgspec.DecodeError:
+        return None
 
 
 def _lock(instance: str) -> str:

@@ -54,6 +54,8 @@ def salvage(pool: rados.Ioctx, registry: Registry, wreck: Wreck, sightings: Sigh
             trash.discard(pool, registry, wreck.id, wreck.image_id)
         elif _is_abandoned(pool, registry, wreck, sightings.since(wreck)):
             _clear(pool, wreck)
+            if images.find(pool, wreck.id) == wreck:
+                raise AlreadyExists(f"image {wreck.id}", ["its name, id and directory entry contradict each other"])
 
 
 def _is_abandoned(pool: rados.Ioctx, registry: Registry, wreck: Wreck, first_seen: float) -> bool:

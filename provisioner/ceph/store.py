@@ -24,6 +24,7 @@ from provisioner.core.model import (
     Wreck,
 )
 
+_PLACE = ("clusterID", "pool", "radosNamespace")
 _Key = tuple[Place, Credentials | None]
 
 
@@ -35,6 +36,7 @@ class CephStore:
         self._registries: dict[_Key, tuple[Connection, Registry]] = {}
         self._lock = threading.Lock()
         self._sightings = salvage.Sightings()
+        self._bystanders = trash.Bystanders()
 
     def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
         """Tell what the name holds."""
@@ -86,9 +88,9 @@ class CephStore:
         """List our volumes in order of internal id."""
         with self._at(place, credentials) as (_, pool), explained(f"listing {place}"):
             limit = min(limit, wire.PAGE)
-            ids = names.page(pool, after, limit)
-            volumes = [volume for image_id in ids if (volume := _listed(pool, place, image_id))]
-        return Page(volumes, ids[-1] if len(ids) == limit else "")
+            entries = names.page(pool, after, limit)
+            volumes = [found for each, name in entries.items() if (found := _listed(pool, VolumeId(place, name), each))]
+        return Page(volumes, max(entries) if len(entries) == limit else "")
 
     def capacity(self, place: Place, data_pool: str, credentials: Credentials | None) -> Capacity:
         """Tell what the pool (or the data pool) can still give."""
@@ -143,12 +145,11 @@ class CephStore:
             place, credentials = key
             try:
                 with self._enrolled(place, credentials) as (_, pool, registry):
-                    yield place, trash.purge(pool, registry, pace)
-            except (Denied, InvalidRequest) as error:
-                with self._lock:
-                    self._registries.pop(key, None)
-                yield place, error
+                    yield place, trash.purge(pool, registry, self._bystanders, pace)
             except ProvisionerError as error:
+                if _is_lost(error):
+                    with self._lock:
+                        self._registries.pop(key, None)
                 yield place, error
 
     def backlog(self, place: Place) -> int:
@@ -220,12 +221,16 @@ class CephStore:
 
 def _data_pool_id(connection: Connection, plan: Blueprint) -> int:
     name = plan.layout.data_pool
-    return connection.pool_id(name) if name not in ("", plan.id.place.pool) else images.NO_DATA_POOL
+    return connection.pool_id(name) if name not in ("", plan.id.place.pool) else headers.NO_DATA_POOL
 
 
-def _listed(pool: rados.Ioctx, place: Place, image_id: str) -> Volume | None:
+def _listed(pool: rados.Ioctx, volume: VolumeId, image_id: str) -> Volume | None:
     header = marks.read_header(pool, image_id)
     if header is None or not marks.is_ours(header) or marks.is_dying(header):
         return None
-    name = names.listed_name(pool, image_id)
-    return None if name is None else marks.read_volume(VolumeId(place, name), header)
+    return marks.read_volume(volume, header)
+
+
+def _is_lost(error: ProvisionerError) -> bool:
+    """Tell whether a place is gone, or closed to the key."""
+    return isinstance(error, Denied) or (isinstance(error, InvalidRequest) and error.field in _PLACE)

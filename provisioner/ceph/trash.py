@@ -6,6 +6,7 @@ remove a watched image. It needs no manager daemon, and goes on where a killed o
 """
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from provisioner.ceph.registry import PURGE, Registry, Standing
 from provisioner.core.errors import Conflict, HasDependants, InUse
 from provisioner.core.ids import VolumeId
 
-_PAGE = 256
+_PAGE = 64
+_REMEMBERED = 100_000
 
 
 def discard(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str) -> None:
@@ -58,7 +60,25 @@ class Purge:
     skipped: bool = False
 
 
-def purge(pool: rados.Ioctx, registry: Registry, pace: Callable[[], bool]) -> Purge:
+class Bystanders:
+    """Images in the trash that are somebody else's: of thousands, each is looked at once in ten minutes, not at every walk."""
+
+    def __init__(self, seconds: float = 600.0) -> None:
+        self._seconds = seconds
+        self._seen: dict[str, float] = {}
+
+    def note(self, image_id: str) -> None:
+        """Remember that the image is not ours."""
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
+        self._seen[image_id] = time.monotonic()
+
+    def is_one(self, image_id: str) -> bool:
+        """Tell whether it was not ours lately."""
+        return time.monotonic() - self._seen.get(image_id, -self._seconds) < self._seconds
+
+
+def purge(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool]) -> Purge:
     """Remove our dying images from the trash, unless another process is at it. `pace` waits between two, False ends the walk.
 
     Whoever walks also buries the dead among our processes, whose watches would keep images for half a minute.
@@ -68,14 +88,14 @@ def purge(pool: rados.Ioctx, registry: Registry, pace: Callable[[], bool]) -> Pu
             return Purge(0, 0, skipped=True)
         try:
             registry.living(pool)
-            return _walk(pool, registry, pace)
+            return _walk(pool, registry, bystanders, pace)
         finally:
             registry.let_go(pool, PURGE)
 
 
-def _walk(pool: rados.Ioctx, registry: Registry, pace: Callable[[], bool]) -> Purge:
+def _walk(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool]) -> Purge:
     removed = kept = 0
-    for image_id, entry in _dying(pool):
+    for image_id, entry in _dying(pool, bystanders):
         if not pace() or not registry.hold(pool, PURGE):
             break
         if _remove(pool, image_id, entry):
@@ -88,17 +108,21 @@ def _walk(pool: rados.Ioctx, registry: Registry, pace: Callable[[], bool]) -> Pu
 def backlog(pool: rados.Ioctx) -> int:
     """How many of our images wait in the trash."""
     with explained("counting the trash"):
-        return sum(1 for _ in _dying(pool))
+        return sum(1 for _ in _dying(pool, Bystanders()))
 
 
-def _dying(pool: rados.Ioctx) -> Iterator[tuple[str, names.TrashEntry]]:
+def _dying(pool: rados.Ioctx, bystanders: Bystanders) -> Iterator[tuple[str, names.TrashEntry]]:
     after = ""
     while page := names.trash_page(pool, after, _PAGE):
         for image_id, entry in page.items():
+            if bystanders.is_one(image_id):
+                continue
             header = marks.read_header(pool, image_id)
             # without a header the data is gone already: only the entry of a killed removal is left
             if header is None or marks.is_dying(header):
                 yield image_id, entry
+            else:
+                bystanders.note(image_id)
         after = max(page)
 
 

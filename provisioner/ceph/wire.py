@@ -7,6 +7,7 @@ callers name the operation that they belong to.
 import contextlib
 import errno
 import struct
+from collections.abc import Iterator
 
 import rados
 
@@ -23,16 +24,21 @@ _MISMATCH = 4095
 _EXCLUSIVE, _MAY_RENEW, _CLIENT = 1, 1, 8
 
 
-def string(text: str) -> bytes:
+def string(value: str) -> bytes:
     """Encode a string."""
-    raw = text.encode()
+    raw = value.encode()
     return struct.pack("<I", len(raw)) + raw
 
 
 def text(raw: bytes, at: int = 0) -> str:
-    """Decode the string that begins at the byte `at`."""
-    (length,) = struct.unpack_from("<I", raw, at)
-    return raw[at + 4 : at + 4 + length].decode(errors="replace")
+    """Decode the string that begins at the byte `at`; what was garbled by hand gives what is left of it."""
+    start = at + 4
+    return raw[start : start + number(raw[at:start])].decode(errors="replace")
+
+
+def number(raw: bytes) -> int:
+    """Decode an unsigned number."""
+    return int.from_bytes(raw, "little")
 
 
 def omap_values(pool: rados.Ioctx, obj: str, *keys: str) -> dict[str, bytes]:
@@ -43,7 +49,7 @@ def omap_values(pool: rados.Ioctx, obj: str, *keys: str) -> dict[str, bytes]:
             pool.operate_read_op(operation, obj)
         except rados.ObjectNotFound:
             return {}
-        return dict(values)
+        return {key: value or b"" for key, value in values}  # the binding gives None for an empty value
 
 
 def omap_page(pool: rados.Ioctx, obj: str, after: str, prefix: str, limit: int = PAGE) -> dict[str, bytes]:
@@ -54,7 +60,15 @@ def omap_page(pool: rados.Ioctx, obj: str, after: str, prefix: str, limit: int =
             pool.operate_read_op(operation, obj)
         except rados.ObjectNotFound:
             return {}
-        return dict(values)
+        return {key: value or b"" for key, value in values}  # the binding gives None for an empty value
+
+
+def omap_all(pool: rados.Ioctx, obj: str) -> Iterator[tuple[str, bytes]]:
+    """All pairs, page by page, in order of the keys."""
+    after = ""
+    while page := omap_page(pool, obj, after, ""):
+        yield from page.items()
+        after = max(page)
 
 
 def call(pool: rados.Ioctx, obj: str, method: str, payload: bytes, cls: str = "rbd") -> None:

@@ -88,6 +88,7 @@ def test_a_pool_without_room(pool: Pool, without_room: Callable[[Pool], Abstract
         with at(pool.ceph, pool.place) as context:
             assert pool.newcomer.client() in processes(context), "a process that was never there enrols"
             assert not unexplained(context), "a create that was refused leaves nothing"
+        assert pool.newcomer.volumes.capacity(pool.place).available == 0
         assert pool.newcomer.volumes.get(VolumeId(pool.place, "full")).size == 1 << 30, "looking works"
         pool.newcomer.delete(pool.place, "full")
         assert pool.newcomer.listed(pool.place) == ["other"], "deleting works"

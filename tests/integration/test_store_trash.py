@@ -7,7 +7,7 @@ import pytest
 import rados
 import rbd
 
-from provisioner.ceph.trash import Purge
+from provisioner.ceph.trash import Bystanders, Purge
 from provisioner.core.ids import Place
 from provisioner.core.model import Layout
 from tests.harness.ceph import Ceph
@@ -72,10 +72,10 @@ def test_a_volume_of_ours_that_an_administrator_trashed_can_be_made_anew(ceph: C
 def test_more_than_a_page_of_trash_is_purged(ceph: Ceph, ours: Provisioner, place: Place) -> None:
     with at(ceph, place) as pool:
         entry = b"\x02\x01\x18\x00\x00\x00\x00\x02\x00\x00\x00by" + bytes(17)
-        set_omap(pool, "rbd_trash", {f"id_0{number:04}": entry for number in range(300)})
+        set_omap(pool, "rbd_trash", {f"id_0{number:04}": entry for number in range(80)})
     ours.create(place, "pvc-1")
     ours.delete(place, "pvc-1")
-    assert ours.purge() == (301, 0)
+    assert ours.purge() == (81, 0)
     assert _trash(ceph, place) == []
 
 
@@ -114,6 +114,26 @@ def test_an_image_that_cannot_be_removed_does_not_keep_the_others(ceph: Ceph, ou
         assert ours.purge() == (2, 1)
         set_omap(pool, f"rbd_header.{damaged}", {"object_prefix": header["object_prefix"]})
     assert ours.purge() == (1, 0)
+
+
+def test_one_of_ours_that_was_somebody_else_s_lately_is_purged_in_the_end(ceph: Ceph, ours: Provisioner, place: Place) -> None:
+    made = ours.create(place, "pvc-1")
+    with at(ceph, place) as pool:
+        rbd.RBD().trash_move(pool, "pvc-1", 0)
+        assert ours.purge() == (0, 0)
+        rbd.RBD().trash_restore(pool, made.image_id, "pvc-1")
+        ours.delete(place, "pvc-1")
+        bystanders = Bystanders(seconds=0.2)
+        bystanders.note(made.image_id)
+        assert bystanders.is_one(made.image_id)
+        until(lambda: not bystanders.is_one(made.image_id), 2, "it is looked at again")
+    assert ours.store.backlog(place) == 1
+    fresh = Provisioner(ceph.config())
+    try:
+        fresh.volumes.attend(place)
+        assert fresh.purge() == (1, 0)
+    finally:
+        fresh.close()
 
 
 def test_while_one_process_purges_the_others_leave_it_alone(

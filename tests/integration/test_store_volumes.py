@@ -14,7 +14,7 @@ from provisioner.core.errors import AlreadyExists, InvalidRequest, NotFound, Out
 from provisioner.core.ids import HASHED, Place, VolumeId
 from provisioner.core.model import LARGEST, MIB, CreateRequest, Layout, SizeRange, Volume
 from tests.harness.ceph import Ceph
-from tests.harness.store import GIB, Provisioner, at, image_id, omap, quota, set_omap, unexplained, write
+from tests.harness.store import GIB, Provisioner, at, image_id, omap, set_omap, unexplained, write
 from tests.harness.waiting import until
 
 
@@ -250,13 +250,6 @@ def test_capacity_of_a_pool_that_is_not_there_is_refused_by_field(ours: Provisio
     assert refused.value.field == field
 
 
-def test_capacity_of_a_pool_without_room_is_none(pools: Pools, ceph: Ceph) -> None:
-    pools.ours.create(pools.place, "pvc-1")
-    write(ceph, pools.place, "pvc-1", 2 * MIB * b"x")
-    with quota(ceph, pools.place.pool, MIB):
-        assert pools.ours.volumes.capacity(pools.place).available == 0
-
-
 def test_data_goes_to_the_data_pool(pools: Pools, ceph: Ceph) -> None:
     layout = Layout(data_pool=pools.other)
     volume = pools.ours.create(pools.place, "pvc-1", layout=layout)
@@ -347,3 +340,20 @@ def test_an_image_with_more_metadata_than_a_page_is_still_seen_whole(ceph: Ceph,
         assert len(omap(pool, f"rbd_header.{made.image_id}")) >= 1000
     assert ours.volumes.get(made.id) == made
     assert ours.create(place, "pvc-1") == made
+
+
+@pytest.mark.parametrize(("alike", "told"), [("{}0", True), ("{}ff", True), ("x{}", False)])
+def test_ids_of_which_one_begins_the_other_are_told(ceph: Ceph, ours: Provisioner, place: Place, alike: str, told: bool) -> None:
+    made = ours.create(place, "pvc-1")
+    other = alike.format(made.image_id)
+    with at(ceph, place) as pool:
+        set_omap(pool, "rbd_directory", {f"id_{other}": b"\x01\x00\x00\x00x"})
+    assert ours.store.alike(made, None) == ([other] if told else [])
+
+
+@pytest.mark.parametrize("kept", [4, 6])
+def test_an_id_that_begins_ours_is_told(ceph: Ceph, ours: Provisioner, place: Place, kept: int) -> None:
+    made = ours.create(place, "pvc-1")
+    with at(ceph, place) as pool:
+        set_omap(pool, "rbd_directory", {f"id_{made.image_id[:kept]}": b"\x01\x00\x00\x00x"})
+    assert ours.store.alike(made, None) == [made.image_id[:kept]]
