@@ -1,6 +1,7 @@
 """The metrics of one process, in a registry of its own: nothing is counted globally."""
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,56 +14,29 @@ class Metrics:
     """Every metric this program has; names and labels are a contract with dashboards."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        build = Gauge(
-            "ceph_provisioner_build_info", "Always 1; the label says which version runs.", ["version"], registry=registry
-        )
+        self.registry = CollectorRegistry()
+        timed = partial(Histogram, buckets=_SECONDS, registry=self.registry)
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+
+        build = gauge("ceph_provisioner_build_info", "Always 1; the label says which version runs.", ["version"])
         build.labels(provisioner.__version__).set(1)
-        self._operations = Histogram(
-            "ceph_provisioner_operation_seconds",
-            "Time that an operation of the core took, by its kind and outcome.",
-            ["kind", "outcome"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._calls = Histogram(
-            "ceph_provisioner_kube_call_seconds",
-            "Time that the API server took to answer.",
-            ["verb", "resource", "status"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._rpcs = Histogram(
-            "ceph_provisioner_rpc_seconds",
-            "Time that a gRPC call took, by method and status code.",
-            ["method", "code"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.saved = Histogram(
-            "ceph_provisioner_claim_saved_seconds",
-            "Time from a claim's creation to its saved PersistentVolume.",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.failures = Counter(
-            "ceph_provisioner_reconcile_failures_total",
-            "Tries that failed, by kind of object and of error.",
-            ["object", "error"],
-            registry=registry,
-        )
-        self.purged = Counter(
-            "ceph_provisioner_purged_images_total", "Deleted images removed from the trash.", ["pool"], registry=registry
-        )
-        self.kept = Gauge(
-            "ceph_provisioner_trash_kept_images", "Deleted images that a client still uses.", ["pool"], registry=registry
-        )
-        self.orphans = Gauge(
-            "ceph_provisioner_orphaned_volumes",
-            "Volumes once handed out whose claim and PersistentVolume are gone: kept, for a person to judge.",
-            registry=registry,
-        )
-        self.leading = Gauge("ceph_provisioner_leading", "1 while this replica leads.", registry=registry)
+        told = "Time that an operation of the core took, by its kind and outcome."
+        self._operations = timed("ceph_provisioner_operation_seconds", told, ["kind", "outcome"])
+        told = "Time that the API server took to answer."
+        self._calls = timed("ceph_provisioner_kube_call_seconds", told, ["verb", "resource", "status"])
+        told = "Time that a gRPC call took, by method and status code."
+        self._rpcs = timed("ceph_provisioner_rpc_seconds", told, ["method", "code"])
+        told = "Time from a claim's creation to its saved PersistentVolume."
+        self.saved = timed("ceph_provisioner_claim_saved_seconds", told)
+        told = "Tries that failed, by kind of object and of error."
+        self.failures = counter("ceph_provisioner_reconcile_failures_total", told, ["object", "error"])
+        told = "Deleted images removed from the trash."
+        self.purged = counter("ceph_provisioner_purged_images_total", told, ["pool"])
+        told = "Deleted images that a client still uses."
+        self.kept = gauge("ceph_provisioner_trash_kept_images", told, ["pool"])
+        told = "Volumes once handed out whose claim and PersistentVolume are gone: kept, for a person to judge."
+        self.orphans = gauge("ceph_provisioner_orphaned_volumes", told)
+        self.leading = gauge("ceph_provisioner_leading", "1 while this replica leads.")
 
     def on_operation(self, kind: str, seconds: float, error: BaseException | None) -> None:
         """Hear of an operation of the core that ended."""
