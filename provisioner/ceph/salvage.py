@@ -1,8 +1,8 @@
 """What a killed create, rename, restore or move to the trash left under a name, and how it is finished or undone.
 
-librbd's steps, in their order: create = id object, directory, header, striping, object map; move to the trash = trash entry,
-id object gone, directory gone; rename = new id object, directory, old id object gone; restore = id object, directory, trash
-entry gone; remove = header gone, id object gone, directory gone.
+librbd's steps, in their order: create = directory, id object (before Octopus the other way round), header, striping, object
+map; move to the trash = trash entry, id object gone, directory gone; rename = new id object, directory, old id object gone;
+restore = id object, directory, trash entry gone; remove = header gone, id object gone, directory gone.
 
 Nobody writes down who is at work on a name. So pieces are touched only when their author can't be at work any more: a delete
 of ours was decided (each of its steps is safe to do twice), or no other process of ours is alive and nothing moved for a
