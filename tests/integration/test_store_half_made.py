@@ -15,10 +15,11 @@ import pytest
 import rados
 import rbd
 
-from provisioner.ceph import salvage
+from provisioner.ceph import images, salvage
 from provisioner.core.errors import AlreadyExists, ProvisionerError, Unavailable
 from provisioner.core.ids import Place, VolumeId
-from provisioner.core.model import MIB, Layout, Volume
+from provisioner.core.model import MIB, CreateRequest, Layout, SizeRange, Volume
+from provisioner.core.volumes import plan_for
 from tests.harness.ceph import Ceph
 from tests.harness.store import GIB, Provisioner, at, drop_omap, image_id, omap, read, set_omap, unexplained, write
 from tests.harness.waiting import until
@@ -65,7 +66,11 @@ def _call(pool: rados.Ioctx, obj: str, method: str, *arguments: str | bytes) -> 
     pool.execute(obj, "rbd", method, payload)
 
 
-# --- create: id object, directory, header, striping, object map, our mark ---
+# --- create: directory, id object, header, striping, object map, our mark ---
+
+
+def _listed_only(pool: rados.Ioctx) -> None:
+    _call(pool, "rbd_directory", "dir_add_image", NAME, ID)
 
 
 def _id_only(pool: rados.Ioctx) -> None:
@@ -86,7 +91,8 @@ def _without_mark(pool: rados.Ioctx) -> None:
     rbd.RBD().create(pool, NAME, GIB, features=ALL)
 
 
-CREATES = [_id_only, _listed_without_header, _without_object_map, _without_mark]
+BEFORE_THE_HEADER = [_listed_only, _id_only, _listed_without_header]
+CREATES = [*BEFORE_THE_HEADER, _without_object_map, _without_mark]
 
 
 @pytest.mark.parametrize("state", CREATES)
@@ -110,14 +116,14 @@ def test_a_create_killed_at_any_step_can_be_abandoned(site: Site, state: Callabl
     site.settled()
 
 
-@pytest.mark.parametrize("state", CREATES[:2])
+@pytest.mark.parametrize("state", BEFORE_THE_HEADER)
 def test_a_create_killed_before_there_was_an_image_can_be_deleted(site: Site, state: Callable[[rados.Ioctx], None]) -> None:
     state(site.pool)
     site.ours.delete(site.place, NAME)
     site.settled()
 
 
-@pytest.mark.parametrize("state", CREATES[:2])
+@pytest.mark.parametrize("state", BEFORE_THE_HEADER)
 def test_a_create_killed_before_there_was_an_image_can_be_repeated_with_other_parameters(
     site: Site, state: Callable[[rados.Ioctx], None]
 ) -> None:
@@ -500,3 +506,12 @@ def _made(process: Provisioner, place: Place) -> Volume | None:
         return process.create(place, NAME)
     except Unavailable:
         return None
+
+
+def test_an_image_that_another_client_made_meanwhile_is_not_marked_as_just_made(site: Site) -> None:
+    plan = plan_for(CreateRequest(NAME, site.place, SizeRange(GIB)))
+    another = site.ours.client() + 1
+    with site.ours.clusters.connection("dev") as connection, connection.pool(site.place) as pool:
+        assert images.make(pool, plan, another) is None
+    assert site.ours.listed(site.place) == []
+    assert site.ours.create(site.place, NAME).size == GIB

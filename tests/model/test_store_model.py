@@ -133,15 +133,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- what is interrupted ---
 
-    @rule(name=NAMES, listed=st.booleans())
-    def create_killed_early(self, name: str, listed: bool) -> None:
+    @rule(name=NAMES, steps=st.sampled_from(["directory", "id", "both"]))
+    def create_killed_early(self, name: str, steps: str) -> None:
         if not self._is_free(name):
             return
         made = f"{len(self.used):x}fade0000"
         self.used.add(made)
         self.pieces.add(name)
-        self.pool.write_full(f"rbd_id.{name}", _string(made))
-        if listed:
+        if steps != "directory":
+            self.pool.write_full(f"rbd_id.{name}", _string(made))
+        if steps != "id":
             self._call("rbd_directory", "dir_add_image", _string(name) + _string(made))
 
     @rule(name=NAMES, size=SIZES, layout=LAYOUTS, without_map=st.booleans())
