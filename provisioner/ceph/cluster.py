@@ -147,6 +147,12 @@ class Connection:
         except rados.Error as error:
             raise explain(error, f"waiting for the fence of {address}") from error
 
+    def fenced(self) -> set[str]:
+        """Addresses of all clients that are blocklisted."""
+        answer = self.command("osd blocklist ls").decode()
+        listed, _ = json.JSONDecoder().raw_decode(answer)  # from Ceph 16 on, ranges follow as a document of their own
+        return {str(entry["addr"]) for entry in listed}
+
     def pool_id(self, name: str) -> int:
         """The id of a pool. Raises NotFound."""
         try:

@@ -147,6 +147,11 @@ class Registry:
             return Standing.FOREIGN
         return Standing.DEAD if self._is_dead(pool, str(instance), process) else Standing.ALIVE
 
+    def without_fenced(self, addresses: list[str]) -> list[str]:
+        """Those of the addresses whose clients can still write. The monitor is asked only if there are any."""
+        fenced = self._connection.fenced() if addresses else set()
+        return [address for address in addresses if address not in fenced]
+
     def _others(self, pool: rados.Ioctx) -> Iterator[tuple[str, Process]]:
         for instance, value in wire.omap_all(pool, PROCESSES):
             process = _decoded(value)

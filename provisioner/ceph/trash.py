@@ -41,8 +41,10 @@ def _refuse_if_needed(pool: rados.Ioctx, registry: Registry, volume: VolumeId, i
         snapshots = [snapshot["name"] for snapshot in image.list_snaps()]
         migrating = bool(image.features() & rbd.RBD_FEATURE_MIGRATING)
     standings = {watcher["addr"]: registry.judge(pool, watcher["id"]) for watcher in watchers}
-    if foreign := [address for address, standing in standings.items() if standing is Standing.FOREIGN]:
-        raise InUse(f"image {volume}", foreign)
+    foreign = [address for address, standing in standings.items() if standing is Standing.FOREIGN]
+    # an OSD may list the watcher of a dead client for ever; fenced, it uses nothing any more
+    if in_use := registry.without_fenced(foreign):
+        raise InUse(f"image {volume}", in_use)
     if any(standing in (Standing.ALIVE, Standing.SELF) for standing in standings.values()):
         raise Conflict(f"image {volume}", "a process of ours has it open")
     if snapshots:

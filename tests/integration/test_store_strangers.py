@@ -11,6 +11,7 @@ from provisioner.core.errors import AlreadyExists, Conflict, HasDependants, InUs
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Layout, SizeRange
 from tests.harness.ceph import Ceph
+from tests.harness.ghost import leave_watcher
 from tests.harness.store import GIB, Provisioner, Victim, at, blocklisted, image_id, omap, processes, read, unexplained, write
 from tests.harness.waiting import until
 
@@ -265,6 +266,17 @@ def _within(seconds: float, act: Callable[[], object]) -> None:
     began = time.monotonic()
     act()
     assert time.monotonic() - began < seconds
+
+
+def test_a_fenced_client_that_is_still_listed_as_a_watcher_keeps_no_name(ceph: Ceph, ours: Provisioner, place: Place) -> None:
+    made = ours.create(Place("dev", ceph.pool), "pvc-ghost")
+    address = leave_watcher(ceph, ceph.pool, f"rbd_header.{made.image_id}")
+    with pytest.raises(InUse, match=address):
+        ours.volumes.delete(made.id)
+    ceph.command("osd blocklist", blocklistop="add", addr=address)
+    ours.volumes.delete(made.id)
+    with pytest.raises(NotFound):
+        ours.volumes.get(made.id)
 
 
 def test_an_image_being_migrated_by_hand_is_left_alone(ceph: Ceph, ours: Provisioner, place: Place) -> None:
