@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 
+from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
 from provisioner.ceph.trash import Purge
 from provisioner.core.errors import ProvisionerError
@@ -16,13 +17,13 @@ log = logging.getLogger(__name__)
 class Housekeeping:
     """Two threads over one store, until stopped."""
 
-    def __init__(self, store: CephStore, metrics: Metrics, per_second: float = 20.0, every: float = 3.0) -> None:
+    def __init__(self, places: Places, store: CephStore, metrics: Metrics, per_second: float = 20.0, every: float = 3.0) -> None:
         """Purge at most `per_second` images, looking for new ones `every` so many seconds."""
-        self._store, self._metrics = store, metrics
+        self._places, self._store, self._metrics = places, store, metrics
         self._pause, self._every = 1 / per_second, every
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=store.heartbeat, args=(self._stop,), name="heartbeat", daemon=True),
+            threading.Thread(target=places.heartbeat, args=(self._stop,), name="heartbeat", daemon=True),
             threading.Thread(target=self._purge, name="purge", daemon=True),
         ]
 
@@ -37,7 +38,7 @@ class Housekeeping:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
-        self._store.leave()
+        self._places.leave()
 
     def _purge(self) -> None:
         while not self._stop.wait(self._every):

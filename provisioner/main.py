@@ -9,6 +9,7 @@ import click
 
 import provisioner
 from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
 from provisioner.claims.controller import Controller, Options
 from provisioner.config import ConfigFile
@@ -65,9 +66,10 @@ def claims(
     agent = f"ceph-provisioner/{provisioner.__version__}"
     api = Api(access, agent, Limits(connections=workers * 2 + 8), metrics.on_call)
     lease_api = Api(access, agent, Limits(connections=2), metrics.on_call)
-    store = CephStore(Clusters(config.clusters))
+    places = Places(Clusters(config.clusters))
+    store = CephStore(places)
     volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
-    housekeeping = Housekeeping(store, metrics)
+    housekeeping = Housekeeping(places, store, metrics)
     controller = Controller(api, lease_api, volumes, config.clusters, options, metrics)
     status = StatusServer(listen, metrics, controller.unhealthy, controller.unready)
     status.start()
@@ -97,9 +99,10 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, listen: 
 
     stop = _stop_on_signals()
     metrics = Metrics()
-    store = CephStore(Clusters(config.clusters))
+    places = Places(Clusters(config.clusters))
+    store = CephStore(places)
     volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
-    housekeeping = Housekeeping(store, metrics)
+    housekeeping = Housekeeping(places, store, metrics)
     status = StatusServer(listen, metrics, list, list)
     backend = Backend(volumes, config.clusters, lambda name: config.clusters()[name].places(), store.page)
     server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc)

@@ -64,6 +64,34 @@ class VolumeId:
         return cls(Place(cluster, pool, *namespace), image)
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotId:
+    """One snapshot: of the image with this internal id, which bore the name when the snapshot was taken.
+
+    The internal id decides; the name counts only where no image has that id (after a fail-over to a mirror).
+    """
+
+    volume: VolumeId
+    snapshot: str
+    image_id: str
+
+    def __str__(self) -> str:
+        return f"{self.volume}@{self.snapshot}.{self.image_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "SnapshotId":
+        """Read an id back. Raises NotFound for text that can't name anything."""
+        volume, at, rest = text.partition("@")
+        snapshot, dot, image_id = rest.rpartition(".")
+        readable = at and dot and _PART.fullmatch(snapshot) and _PART.fullmatch(image_id)
+        if not readable or len(text.encode()) > _LONGEST:
+            raise NotFound(f"snapshot {text!r}")
+        try:
+            return cls(VolumeId.parse(volume), snapshot, image_id)
+        except NotFound:
+            raise NotFound(f"snapshot {text!r}") from None
+
+
 def check_place(place: Place) -> Place:
     """Return `place` if ids can be made from it. Raises InvalidRequest with the offending field."""
     for field, value in (
@@ -80,16 +108,29 @@ def check_place(place: Place) -> Place:
 
 def image_name(place: Place, request: str) -> str:
     """Name the image for a request's name: itself where it can be, else `cp-` and 32 hex digits of its hash."""
+    _check_request(request)
+    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
+    if plain and len(_id_bytes(place, request)) + _SNAPSHOT_ROOM <= ID_BYTES:
+        return request
+    return HASHED + hashlib.sha256(request.encode()).hexdigest()[:32]
+
+
+def snapshot_name(volume: VolumeId, image_id: str, request: str) -> str:
+    """Name the RBD snapshot for a request's name: itself where it can be, else `cp-` and 26 hex digits of its hash."""
+    _check_request(request)
+    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
+    if plain and len(str(SnapshotId(volume, request, image_id)).encode()) <= ID_BYTES:
+        return request
+    return HASHED + hashlib.sha256(request.encode()).hexdigest()[:26]
+
+
+def _check_request(request: str) -> None:
     if not request:
         raise InvalidRequest("name", request, "must not be empty")
     if _SURROGATE.search(request):
         raise InvalidRequest("name", request, "is not valid Unicode")
     if len(request.encode()) > _LONGEST_NAME:
         raise InvalidRequest("name", request, f"is longer than {_LONGEST_NAME} bytes")
-    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
-    if plain and len(_id_bytes(place, request)) + _SNAPSHOT_ROOM <= ID_BYTES:
-        return request
-    return HASHED + hashlib.sha256(request.encode()).hexdigest()[:32]
 
 
 def _id_bytes(place: Place, image: str) -> bytes:

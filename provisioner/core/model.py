@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provisioner.core.errors import InvalidRequest, OutOfRange
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.ids import Place, SnapshotId, VolumeId
 
 MIB = 1 << 20
 LARGEST = (1 << 50) - MIB
@@ -110,6 +110,10 @@ class Layout:
         return {key: value for key, value in told.items() if value or key == "imageFeatures"}
 
 
+Source = SnapshotId | VolumeId
+"""What a volume's first content is taken from."""
+
+
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
     """One volume to be made, once. `labels` describe it to people and sweeps; they are not part of its identity."""
@@ -120,6 +124,8 @@ class CreateRequest:
     layout: Layout = Layout()
     labels: Mapping[str, str] = field(default_factory=dict)
     credentials: Credentials | None = None
+    source: Source | None = None
+    """Content to begin with; an empty volume without it. Part of the volume's identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +185,35 @@ class Page:
     """A part of a listing; `after` continues it and is "" at the end."""
 
     volumes: Sequence[Volume]
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """One snapshot to be taken, once: `name` is unique among all snapshots of a cluster, whatever their volumes."""
+
+    name: str
+    source: VolumeId
+    credentials: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot that is there and whole. `size` is the volume's, in bytes, when it was taken; `created` seconds since 1970."""
+
+    id: SnapshotId
+    name: str
+    size: int
+    created: float
+    group: str = ""
+    """The group snapshot that it is a part of."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """A part of a listing; `after` continues it and is "" at the end."""
+
+    snapshots: Sequence[Snapshot]
     after: str
 
 

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.serve import Backend, serve
 from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
 from provisioner.core.ids import Place
 from provisioner.core.volumes import Volumes
@@ -94,14 +95,15 @@ def running(ceph: Ceph, directory: Path, pools: Sequence[str] = (), timeout: int
             calls.append((method.rpartition("/")[2], code))
 
     clusters = Clusters(lambda: {"dev": ceph.config(timeout=timeout)})
-    store = CephStore(clusters)
-    places = [Place("dev", pool) for pool in (pools or [ceph.pool])]
-    backend = Backend(Volumes(store), clusters.names, lambda cluster: places, store.page)
+    places = Places(clusters)
+    store = CephStore(places)
+    known = [Place("dev", pool) for pool in (pools or [ceph.pool])]
+    backend = Backend(Volumes(store), clusters.names, lambda cluster: known, store.page)
     driver = Driver(serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call), ceph.pool)
     driver.calls = calls
     try:
         yield driver
     finally:
         driver.close()
-        store.leave()
+        places.leave()
         clusters.close()

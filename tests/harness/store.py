@@ -16,6 +16,7 @@ import rados
 import rbd
 
 from provisioner.ceph.cluster import ClusterConfig, Clusters
+from provisioner.ceph.places import Places
 from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.store import CephStore
 from provisioner.core.ids import Place, VolumeId
@@ -34,10 +35,11 @@ class Provisioner:
     def __init__(self, config: ClusterConfig, *more: ClusterConfig) -> None:
         self.config = config
         self.clusters = Clusters(lambda: {each.name: each for each in (config, *more)})
-        self.store = CephStore(self.clusters)
+        self.places = Places(self.clusters)
+        self.store = CephStore(self.places)
         self.volumes = Volumes(self.store)
         self._stop = threading.Event()
-        self._heart = threading.Thread(target=self.store.heartbeat, args=(self._stop,), daemon=True)
+        self._heart = threading.Thread(target=self.places.heartbeat, args=(self._stop,), daemon=True)
         self._heart.start()
 
     def create(self, place: Place, name: str, size: int = GIB, layout: Layout = PLAIN, limit: int = 0, **more: object) -> Volume:
@@ -81,7 +83,7 @@ class Provisioner:
 
     def close(self) -> None:
         self.die()
-        self.store.leave()
+        self.places.leave()
         self.clusters.close()
 
 

@@ -70,7 +70,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.ours.purge()
         assert omap(self.pool, "rbd_trash") == {}
         assert not unexplained(self.pool)
-        self.ours.store.leave()
+        self.ours.places.leave()
         self.pool.close()
 
     # --- what is asked ---
