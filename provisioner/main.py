@@ -9,11 +9,13 @@ import click
 
 import provisioner
 from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
 from provisioner.claims.controller import Controller, Options
 from provisioner.config import ConfigFile
-from provisioner.core.errors import ProvisionerError
+from provisioner.core.errors import ProvisionerError, Unavailable
+from provisioner.core.ids import Place, check_place
 from provisioner.core.single_flight import SingleFlight
 from provisioner.core.volumes import Volumes
 from provisioner.housekeeping import Housekeeping
@@ -117,6 +119,44 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, listen: 
         status.close()
 
 
+@cli.command("iri-volumes")
+@click.option("--address", required=True, help="The socket to serve volumepoollet on: unix:///PATH.")
+@click.option("--volume-classes", required=True, type=click.Path(path_type=Path), help="The classes to offer, a YAML list.")
+@click.option("--pool", required=True, help="Where the volumes lie: POOL or POOL/NAMESPACE.")
+@click.option("--cluster", default="", help="A cluster of the config file; the only one if left out.")
+@click.option("--listen", default="127.0.0.1:9873", show_default=True, help="Where /metrics, /healthz and /readyz are.")
+@click.pass_obj
+def iri_volumes(config: ConfigFile, address: str, volume_classes: Path, pool: str, cluster: str, listen: str) -> None:
+    """Serve IronCore's VolumeRuntime: volumes for volumepoollet."""
+    # imported here: gRPC's 15 MB are for those who serve it
+    from provisioner.iri.classes import ClassFile, read_volume_classes
+    from provisioner.iri.serve import EVENTS, serve_volumes
+    from provisioner.iri.volumes import Shelf
+    from provisioner.rpc.server import Listen
+
+    stop = _stop_on_signals()
+    metrics = Metrics()
+    places = Places(Clusters(config.clusters))
+    store = CephStore(places)
+    volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
+    housekeeping = Housekeeping(places, store, metrics)
+    name, _, namespace = pool.partition("/")
+    place = check_place(Place(places.clusters.config(cluster).name, name, namespace))
+    shelf = Shelf(place, ClassFile(volume_classes, read_volume_classes))
+    status = StatusServer(listen, metrics, list, list)
+    _attend(volumes, place)
+    server = serve_volumes(volumes, shelf, EventLog(places, place, EVENTS), Listen(address), metrics.on_rpc)
+    status.start()
+    housekeeping.start()
+    click.echo(f"serving volumes of {place} at {address}; status at http://{status.address}", err=True)
+    try:
+        stop.wait()
+    finally:
+        server.drain()
+        housekeeping.stop()
+        status.close()
+
+
 def main() -> None:
     """Run the command line; errors of ours end it with one sentence and exit code 1."""
     try:
@@ -124,6 +164,14 @@ def main() -> None:
     except (ProvisionerError, KubeError) as error:
         click.echo(f"ceph-provisioner: {error}", err=True)
         sys.exit(1)
+
+
+def _attend(volumes: Volumes, place: Place) -> None:
+    """Take up what a predecessor left to be purged; a place that there isn't ends the program, a cluster away does not."""
+    try:
+        volumes.attend(place)
+    except Unavailable as error:
+        click.echo(f"ceph-provisioner: {error}; going on", err=True)
 
 
 def _own_namespace() -> str:

@@ -1,15 +1,19 @@
 """The door of the Ceph store: each step of the core, on the right connection and pool, with its errors in the core's words."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import rados
 
 from provisioner.ceph import capacity, headers, images, marks, names, salvage, trash, users, wire
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
-from provisioner.ceph.places import Places
-from provisioner.core.errors import NotFound, ProvisionerError
-from provisioner.core.ids import Place, VolumeId
+from provisioner.ceph.headers import Header
+from provisioner.ceph.places import Places, Room
+from provisioner.core.errors import Denied, NotFound, ProvisionerError
+from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import (
     Blueprint,
     Capacity,
@@ -133,7 +137,8 @@ class CephStore:
             place, credentials = key
             try:
                 with self._places.enrolled(place, credentials) as room:
-                    yield place, trash.purge(room.pool, room.registry, self._bystanders, pace)
+                    withdraw = partial(_withdraw, room, place)
+                    yield place, trash.purge(room.pool, room.registry, self._bystanders, pace, withdraw)
             except ProvisionerError as error:
                 self._places.forget_if_lost(key, error)
                 yield place, error
@@ -143,6 +148,14 @@ class CephStore:
         credentials = next((key[1] for key in self._places.worked_in() if key[0] == place), None)
         with self._places.at(place, credentials) as (_, pool):
             return trash.backlog(pool)
+
+
+def _withdraw(room: Room, place: Place, header: Header) -> None:
+    """Take away the user of an image that leaves for good, by the name that it was made under."""
+    dying = marks.read_volume(VolumeId(place, ""), header)
+    made = replace(dying, id=VolumeId(place, image_name(place, dying.name)))
+    with suppress(Denied):  # where users are not ours to make, there is none of ours
+        users.revoke(room.connection, users.user_name(made, room.pool.get_pool_id()))
 
 
 def _data_pool_id(connection: Connection, plan: Blueprint) -> int:

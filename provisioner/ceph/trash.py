@@ -15,6 +15,7 @@ import rbd
 
 from provisioner.ceph import headers, marks, names
 from provisioner.ceph.errors import BROKEN, errno_of, explained
+from provisioner.ceph.headers import Header
 from provisioner.ceph.registry import PURGE, Registry, Standing
 from provisioner.core.errors import Conflict, HasDependants, InUse
 from provisioner.core.ids import VolumeId
@@ -80,26 +81,33 @@ class Bystanders:
         return time.monotonic() - self._seen.get(image_id, -self._seconds) < self._seconds
 
 
-def purge(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool]) -> Purge:
+def purge(
+    pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool], withdraw: Callable[[Header], None]
+) -> Purge:
     """Remove our dying images from the trash, unless another process is at it. `pace` waits between two, False ends the walk.
 
-    Whoever walks also buries the dead among our processes, whose watches would keep images for half a minute.
+    `withdraw` takes away the user of an image that was handed out: after that, nothing knows of it any more. Whoever walks
+    also buries the dead among our processes, whose watches would keep images for half a minute.
     """
     with explained("purging the trash"):
         if not registry.hold(pool, PURGE):
             return Purge(0, 0, skipped=True)
         try:
             registry.living(pool)
-            return _walk(pool, registry, bystanders, pace)
+            return _walk(pool, registry, bystanders, pace, withdraw)
         finally:
             registry.let_go(pool, PURGE)
 
 
-def _walk(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool]) -> Purge:
+def _walk(
+    pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool], withdraw: Callable[[Header], None]
+) -> Purge:
     removed = kept = 0
-    for image_id, entry in _dying(pool, bystanders):
+    for image_id, entry, header in _dying(pool, bystanders):
         if not pace() or not registry.hold(pool, PURGE):
             break
+        if header is not None and header.metadata.get(marks.PUBLISHED) == image_id:
+            withdraw(header)
         if _remove(pool, image_id, entry):
             removed += 1
         else:
@@ -113,7 +121,7 @@ def backlog(pool: rados.Ioctx) -> int:
         return sum(1 for _ in _dying(pool, Bystanders()))
 
 
-def _dying(pool: rados.Ioctx, bystanders: Bystanders) -> Iterator[tuple[str, names.TrashEntry]]:
+def _dying(pool: rados.Ioctx, bystanders: Bystanders) -> Iterator[tuple[str, names.TrashEntry, Header | None]]:
     after = ""
     while page := names.trash_page(pool, after, _PAGE):
         for image_id, entry in page.items():
@@ -122,7 +130,7 @@ def _dying(pool: rados.Ioctx, bystanders: Bystanders) -> Iterator[tuple[str, nam
             header = marks.read_header(pool, image_id)
             # without a header the data is gone already: only the entry of a killed removal is left
             if header is None or marks.is_dying(header):
-                yield image_id, entry
+                yield image_id, entry, header
             else:
                 bystanders.note(image_id)
         after = max(page)

@@ -223,6 +223,8 @@ class Capacity:
 
     available: int
     largest: int = LARGEST
+    stored: int = 0
+    """Bytes that the pool holds already, replicas not counted."""
 
 
 @dataclass(frozen=True, slots=True)

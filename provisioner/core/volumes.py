@@ -13,6 +13,7 @@ from provisioner.core.model import (
     Capacity,
     CreateRequest,
     Credentials,
+    Found,
     Grant,
     SizeRange,
     Stranger,
@@ -52,6 +53,21 @@ class Volumes:
         if not isinstance(found, Volume):
             raise NotFound(f"volume {volume}")
         return found
+
+    def settle(self, volume: VolumeId, credentials: Credentials | None = None) -> Volume | None:
+        """Give the volume, if there is one; what killed processes left under the name is cleared on the way.
+
+        For callers who know that they asked for the name, and whom an answer of None lets forget it. Unavailable while the
+        author of what lies there may still be at work.
+        """
+        found = self._store.find(volume, credentials)
+        if found is None or isinstance(found, Volume):
+            return found
+        try:
+            self._flights.run("clear", str(volume), credentials, lambda: self._clear(found, credentials))
+        except Conflict:  # the author is ours, and at work
+            return None
+        return None
 
     def volumes(self, place: Place, credentials: Credentials | None = None) -> Iterator[Volume]:
         """All volumes of a place, read in pages while the caller consumes them."""
@@ -105,6 +121,10 @@ class Volumes:
         """Take back what `publish` granted. Gone already is success."""
         self._store.revoke(volume, user, credentials)
 
+    def withdraw(self, volume: Volume, credentials: Credentials | None = None) -> None:
+        """Take back what `publish` granted for the volume, which may be gone. Taken back already is success."""
+        self._store.withdraw(volume, credentials)
+
     def monitors(self, cluster: str, credentials: Credentials | None = None) -> list[str]:
         """Where a kernel client finds the cluster."""
         return self._store.monitors(cluster, credentials)
@@ -138,6 +158,20 @@ class Volumes:
             elif (made := self._store.make(plan, request.credentials)) is not None:
                 return made
         raise Unavailable(f"{plan.id} kept changing under {_ROUNDS} attempts")
+
+    def _clear(self, found: Stranger | Wreck, credentials: Credentials | None) -> None:
+        lies: Found = found
+        for _ in range(_ROUNDS):
+            try:
+                if isinstance(lies, Stranger):
+                    self._store.condemn(lies, credentials)
+                elif isinstance(lies, Wreck):
+                    self._store.salvage(lies, credentials)
+                else:
+                    return
+            except AlreadyExists:  # somebody else's: a create would say so
+                return
+            lies = self._store.find(found.id, credentials)
 
     def _expand(self, volume: VolumeId, size: SizeRange, credentials: Credentials | None) -> Volume:
         found = self.get(volume, credentials)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.contract import iri
 from tests.contract.driver import Driver, running
 from tests.harness.ceph import Ceph
 
@@ -12,4 +13,11 @@ from tests.harness.ceph import Ceph
 def driver(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """The controller of cluster `dev`, whose pool it lists."""
     with running(ceph, tmp_path_factory.mktemp("csi")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def runtime(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[iri.Runtime]:
+    """IronCore's volume runtime over the pool of cluster `dev`."""
+    with iri.running(ceph, tmp_path_factory.mktemp("iri")) as made:
         yield made

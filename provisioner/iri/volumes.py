@@ -1,0 +1,173 @@
+"""VolumeRuntime: each call of volumepoollet in terms of one use case of the core.
+
+What the poollet does with the answers decides what they have to be. It looks for a volume by the uid label, makes one if there is
+none, and stops working altogether if there are two: so the uid is the image's name. It takes an empty list for "deleted": so
+a list either tells everything or fails.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import provisioner
+from provisioner.core.errors import InvalidRequest, NotFound, OutOfRange, ProvisionerError
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import Volume
+from provisioner.core.volumes import Volumes
+from provisioner.iri import convert, metadata
+from provisioner.iri.access import Access
+from provisioner.iri.classes import ClassFile, VolumeClass
+from provisioner.iri.events import Events
+from provisioner.iri.pb.meta.v1alpha1.api_pb2 import ObjectMetadata
+from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
+from provisioner.iri.pb.volume.v1alpha1 import api_pb2_grpc
+from provisioner.rpc.boundary import Context
+
+# the methods are named by the wire contract
+# ruff: noqa: N802
+
+log = logging.getLogger(__name__)
+
+RUNTIME = "ceph-provisioner"
+"""Stands before every id in a Kubernetes Volume's `status.volumeID`."""
+
+WITH_ACCESS = 100
+"""Volumes up to which a list tells the keys: with them, 10,000 volumes would not fit into the 4 MiB that a peer takes. The
+poollet reads keys only from lists by uid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What the runtime offers: where its volumes lie, and the classes they may have."""
+
+    place: Place
+    classes: ClassFile[VolumeClass]
+
+
+class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
+    """Volumes over the runtime interface. Errors of the core leave the methods as they are: the boundary has the table."""
+
+    def __init__(self, volumes: Volumes, shelf: Shelf, events: Events) -> None:
+        self._volumes, self._place, self._classes = volumes, shelf.place, shelf.classes
+        self._access, self._events = Access(volumes, shelf.classes), events
+
+    def Version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
+        """Name and version."""
+        return pb.VersionResponse(runtime_name=RUNTIME, runtime_version=provisioner.__version__)
+
+    def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
+        """The classes, and how much their pool holds in all: the poollet takes away what its volumes were promised."""
+        return pb.StatusResponse(
+            volume_class_status=[
+                pb.VolumeClassStatus(
+                    volume_class=pb.VolumeClass(
+                        name=each.name,
+                        capabilities=pb.VolumeClassCapabilities(tps=each.capabilities.tps, iops=each.capabilities.iops),
+                    ),
+                    quantity=self._quantity(each),
+                )
+                for each in self._classes.all().values()
+            ]
+        )
+
+    def CreateVolume(self, request: pb.CreateVolumeRequest, context: Context) -> pb.CreateVolumeResponse:
+        """Make a volume, once per uid, and answer when it can be opened."""
+        asked = request.volume
+        with self._events.failures("CreateVolume", asked.metadata, "VolumeCreationFailed"):
+            chosen = self._classes.choose("volume.spec.class", getattr(asked.spec, "class"))
+            wanted = convert.create_request(asked, chosen, self._place)
+            made = self._volumes.create(wanted)
+            convert.refuse_another(made, wanted)
+            answer = self._handed_out(made)
+        if not made.published:
+            message = f"image {made.id} of {made.size} bytes"
+            self._events.normal("CreateVolume", answer.metadata, "VolumeCreated", message)
+        return pb.CreateVolumeResponse(volume=answer)
+
+    def ExpandVolume(self, request: pb.ExpandVolumeRequest, context: Context) -> pb.ExpandVolumeResponse:
+        """Grow a volume, in use or not. Never shrinks."""
+        found = self._existing(request.volume_id)
+        about = self._about(found)
+        with self._events.failures("ExpandVolume", about, "VolumeExpansionFailed"):
+            size = convert.size_range("resources.storage_bytes", request.resources.storage_bytes)
+            if size.choose() < found.size:
+                why = f"the volume has {found.size} bytes, and volumes never shrink"
+                raise OutOfRange("resources.storage_bytes", size.required, why)
+            grown = self._volumes.expand(found.id, size)
+        if grown.size > found.size:
+            message = f"from {found.size} to {grown.size} bytes"
+            self._events.normal("ExpandVolume", about, "VolumeExpanded", message)
+        return pb.ExpandVolumeResponse()
+
+    def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: Context) -> pb.DeleteVolumeResponse:
+        """Take a volume away, and the user that opened it. It is off all lists when this returns."""
+        found = self._existing(request.volume_id)
+        about = self._about(found)
+        with self._events.failures("DeleteVolume", about, "VolumeDeletionFailed"):
+            self._delete(found)
+        self._events.normal("DeleteVolume", about, "VolumeDeleted", f"image {found.id}")
+        return pb.DeleteVolumeResponse()
+
+    def ListVolumes(self, request: pb.ListVolumesRequest, context: Context) -> pb.ListVolumesResponse:
+        """The volumes that bear the id and all the labels, as Ceph has them now."""
+        wanted = request.filter
+        try:
+            one = self._named(wanted)
+        except NotFound:
+            return pb.ListVolumesResponse()
+        found = self._volumes.volumes(self._place) if one is None else self._settled(one)
+        hits = [each for each in found if convert.is_ours(each) and metadata.matches(each.labels, wanted.label_selector)]
+        if one is not None or len(hits) <= WITH_ACCESS:
+            return pb.ListVolumesResponse(volumes=list(self._all_handed_out(hits)))
+        return pb.ListVolumesResponse(volumes=[convert.volume(each, None, available=each.published) for each in hits])
+
+    def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
+        """What happened to the volumes, within the filter's window."""
+        return pb.ListEventsResponse(events=self._events.listed(request.filter))
+
+    def _handed_out(self, volume: Volume) -> pb.Volume:
+        return convert.volume(volume, self._access.grant(volume), available=True)
+
+    def _all_handed_out(self, volumes: Iterable[Volume]) -> Iterator[pb.Volume]:
+        for volume in volumes:
+            with suppress(NotFound):  # deleted since it was read
+                yield self._handed_out(volume)
+
+    def _named(self, wanted: pb.VolumeFilter) -> VolumeId | None:
+        """The one volume that a filter can mean; None if it may be several."""
+        if wanted.id:
+            return convert.volume_id(self._place, wanted.id)
+        uid = wanted.label_selector.get(convert.UID)
+        return convert.volume_of_uid(self._place, uid) if uid else None
+
+    def _settled(self, volume: VolumeId) -> Iterable[Volume]:
+        found = self._volumes.settle(volume)
+        return [] if found is None else [found]
+
+    def _existing(self, text: str) -> Volume:
+        found = self._volumes.settle(convert.volume_id(self._place, text))
+        if found is None or not convert.is_ours(found):
+            raise NotFound(f"volume {text!r}")
+        return found
+
+    def _delete(self, found: Volume) -> None:
+        if not found.published:
+            self._volumes.abandon(found.id)  # nobody was ever told how to open it
+            return
+        self._volumes.delete(found.id, image_id=found.image_id)
+        try:
+            self._access.withdraw(found)
+        except ProvisionerError as error:
+            log.warning("the user of %s goes with its image, later: %s", found.id, error)
+
+    def _about(self, found: Volume) -> ObjectMetadata:
+        return metadata.object_metadata(found.id.image, found.labels, found.created)
+
+    def _quantity(self, offered: VolumeClass) -> int:
+        try:
+            room = self._volumes.capacity(self._place, offered.layout.data_pool)
+        except InvalidRequest as error:
+            log.error("class %s offers nothing: %s", offered.name, error)
+            return 0
+        return room.available + room.stored
