@@ -6,6 +6,7 @@ from typing import Any
 LIBRADOS_CMPXATTR_OP_EQ: int
 LIBRADOS_CMPXATTR_OP_GT: int
 LIBRADOS_CREATE_EXCLUSIVE: int
+LIBRADOS_CREATE_IDEMPOTENT: int
 
 class Error(Exception):
     errno: int

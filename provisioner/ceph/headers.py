@@ -7,8 +7,9 @@ questions, and our own metadata, are handled so: changes of an image's shape sta
 import contextlib
 import errno
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import rados
 
@@ -52,7 +53,7 @@ def read_header(pool: rados.Ioctx, image_id: str, *tags: str) -> Header | None:
     if len(values) >= wire.PAGE:
         wanted = (*_FIELDS, *(_METADATA + tag for tag in tags))
         values |= wire.omap_values(pool, header_object(image_id), *wanted)
-    return _header(image_id, values) if values else None
+    return parse_header(image_id, values) if values else None
 
 
 def write_metadata(pool: rados.Ioctx, image_id: str, values: Mapping[str, str], only_without: str = "") -> bool:
@@ -61,12 +62,30 @@ def write_metadata(pool: rados.Ioctx, image_id: str, values: Mapping[str, str], 
     The comparison and the write are one operation of the OSD: of two writers one gets False, whatever dies or stalls. And
     no header comes into being that holds nothing but our tags.
     """
-    pairs = b"".join(wire.string(key) + wire.string(value) for key, value in values.items())
+    expected = {only_without: ""} if only_without else {}
+    return change_metadata(pool, image_id, values, expected=expected)
+
+
+def change_metadata(
+    pool: rados.Ioctx,
+    image_id: str,
+    values: Mapping[str, str],
+    remove: Collection[str] = (),
+    expected: Mapping[str, str] = MappingProxyType({}),
+) -> bool:
+    """Set and remove metadata keys in one atomic step; tell whether it was done.
+
+    It is done only if the image exists and each key of `expected` has that value, which has to be ASCII; "" is for absent.
+    """
     with rados.WriteOpCtx() as operation:
         operation.omap_cmp("order", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
-        if only_without:
-            operation.omap_cmp(_METADATA + only_without, "", rados.LIBRADOS_CMPXATTR_OP_EQ)
-        operation.execute("rbd", "metadata_set", struct.pack("<I", len(values)) + pairs)
+        for key, value in expected.items():
+            operation.omap_cmp(_METADATA + key, value, rados.LIBRADOS_CMPXATTR_OP_EQ)
+        if remove:
+            pool.remove_omap_keys(operation, tuple(_METADATA + key for key in remove))
+        if values:
+            pairs = b"".join(wire.string(key) + wire.string(value) for key, value in values.items())
+            operation.execute("rbd", "metadata_set", struct.pack("<I", len(values)) + pairs)
         try:
             pool.operate_write_op(operation, header_object(image_id))
         except rados.Error as error:
@@ -90,7 +109,9 @@ def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
             pool.operate_write_op(operation, f"rbd_object_map.{image_id}")
 
 
-def _header(image_id: str, values: Mapping[str, bytes]) -> Header:
+def parse_header(image_id: str, values: Mapping[str, bytes]) -> Header:
+    """The header that these omap pairs make."""
+
     def number(field: str) -> int:
         return wire.number(values.get(field, b""))
 

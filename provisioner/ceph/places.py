@@ -41,6 +41,10 @@ class Places:
         self._registries: dict[Key, tuple[Connection, Registry]] = {}
         self._lock = threading.Lock()
 
+    def home(self, cluster: str) -> Place:
+        """Where things are kept that belong to a whole cluster: the first of its configured places."""
+        return self.clusters.config(cluster).places()[0]
+
     @contextmanager
     def at(self, place: Place, credentials: Credentials | None) -> Iterator[tuple[Connection, rados.Ioctx]]:
         """Open a place for reading, or for what needs no enrolment. Raises InvalidRequest, Denied, Unavailable."""

@@ -71,6 +71,44 @@ def omap_all(pool: rados.Ioctx, obj: str) -> Iterator[tuple[str, bytes]]:
         after = max(page)
 
 
+def omap_whole(pool: rados.Ioctx, obj: str) -> dict[str, bytes]:
+    """All pairs at once; one read unless there are more than PAGE. Empty if there is no object."""
+    values = page = omap_page(pool, obj, "", "")
+    while len(page) >= PAGE:
+        page = omap_page(pool, obj, max(page), "")
+        values |= page
+    return values
+
+
+def omap_replace(pool: rados.Ioctx, obj: str, key: str, value: str, expected: str) -> bool:
+    """Set the key if it has the value `expected`, in one step; tell whether it had. "" means absent; all is ASCII."""
+    with rados.WriteOpCtx() as operation:
+        operation.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
+        operation.omap_cmp(key, expected, rados.LIBRADOS_CMPXATTR_OP_EQ)
+        pool.set_omap(operation, (key,), (value.encode(),))
+        try:
+            pool.operate_write_op(operation, obj)
+        except rados.Error as error:
+            if errno_of(error) == errno.ECANCELED:
+                return False
+            raise
+    return True
+
+
+def omap_drop(pool: rados.Ioctx, obj: str, key: str, expected: str) -> bool:
+    """Remove the key if it has the value `expected`, in one step, even in a full pool; tell whether it had."""
+    with rados.WriteOpCtx() as operation:
+        operation.omap_cmp(key, expected, rados.LIBRADOS_CMPXATTR_OP_EQ)
+        pool.remove_omap_keys(operation, (key,))
+        try:
+            pool.operate_write_op(operation, obj, flags=FULL_FORCE)
+        except rados.Error as error:
+            if errno_of(error) in (errno.ECANCELED, errno.ENOENT):
+                return False
+            raise
+    return True
+
+
 def call(pool: rados.Ioctx, obj: str, method: str, payload: bytes, cls: str = "rbd") -> None:
     """Call a method of an object class on the object, which it makes if need be."""
     with rados.WriteOpCtx() as operation:

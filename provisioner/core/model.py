@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from provisioner.core.errors import InvalidRequest, OutOfRange
-from provisioner.core.ids import Place, SnapshotId, VolumeId
+from provisioner.core.ids import Place, SnapshotId, VolumeId, snapshot_name
 
 MIB = 1 << 20
 LARGEST = (1 << 50) - MIB
@@ -215,6 +215,34 @@ class SnapshotPage:
 
     snapshots: Sequence[Snapshot]
     after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the index says of a snapshot's name: the volume and the image it is taken of, the client that asked last."""
+
+    name: str
+    volume: VolumeId
+    image_id: str
+    by: int = 0
+    raw: str = field(default="", repr=False)
+    """The entry as it is kept, for comparing."""
+
+    @property
+    def id(self) -> SnapshotId:
+        """The snapshot that the entry stands for, which may not be there yet, or any more."""
+        return SnapshotId(self.volume, snapshot_name(self.volume, self.image_id, self.name), self.image_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An image that a snapshot can be taken of: `snapshots` has those by name, None for one that isn't ours (yet)."""
+
+    volume: VolumeId
+    image_id: str
+    snapshots: Mapping[str, Snapshot | None]
+    count: int
+    """How many the image carries, those included that only clones keep."""
 
 
 @dataclass(frozen=True, slots=True)

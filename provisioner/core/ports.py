@@ -5,14 +5,18 @@ Every method blocks, is bounded in time by the store, and raises errors of `prov
 
 from typing import Protocol
 
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.ids import Place, SnapshotId, VolumeId
 from provisioner.core.model import (
     Blueprint,
     Capacity,
     Credentials,
+    Entry,
     Found,
     Grant,
+    Origin,
     Page,
+    Snapshot,
+    SnapshotPage,
     Stranger,
     Volume,
     Wreck,
@@ -72,3 +76,40 @@ class VolumeStore(Protocol):
 
     def monitors(self, cluster: str, credentials: Credentials | None) -> list[str]:
         """Addresses for a kernel client, as "host:port"."""
+
+
+class SnapshotStore(Protocol):
+    """Snapshots of images, and the index that keeps their names unique in a cluster."""
+
+    def entry(self, cluster: str, name: str, credentials: Credentials | None) -> Entry | None:
+        """What the index says of the name."""
+
+    def claim(self, entry: Entry, over: Entry | None, credentials: Credentials | None) -> Entry | None:
+        """Set the name's entry in place of `over`; gives it as kept, None if another is there meanwhile."""
+
+    def unclaim(self, entry: Entry, credentials: Credentials | None) -> None:
+        """Take the entry away, if it is still the same."""
+
+    def is_stale(self, entry: Entry, credentials: Credentials | None) -> bool:
+        """Tell that nobody can be making what the entry stands for: its image or its author is gone."""
+
+    def image_id(self, volume: VolumeId, credentials: Credentials | None) -> str | None:
+        """The image that bears the name now."""
+
+    def origin(self, volume: VolumeId, credentials: Credentials | None) -> Origin | None:
+        """The volume's image with its snapshots; None if there is no such volume of ours."""
+
+    def take(self, entry: Entry, credentials: Credentials | None) -> Snapshot:
+        """Take and mark the snapshot that the claimed entry stands for; one that is there already is marked."""
+
+    def find(self, snapshot: SnapshotId, credentials: Credentials | None) -> Snapshot | None:
+        """The snapshot, by its image's internal id."""
+
+    def remove(self, snapshot: SnapshotId, credentials: Credentials | None) -> None:
+        """Remove the snapshot, its entry and its mark; clones of it live on. Gone already is fine."""
+
+    def of(self, volume: VolumeId, credentials: Credentials | None) -> list[Snapshot]:
+        """The snapshots of the image that bears the name, oldest first."""
+
+    def page(self, place: Place, after: str, limit: int, credentials: Credentials | None) -> SnapshotPage:
+        """List our snapshots of a place in order of image and age."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +18,11 @@ import rbd
 from provisioner.ceph.cluster import ClusterConfig, Clusters
 from provisioner.ceph.places import Places
 from provisioner.ceph.registry import PROCESSES
+from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.core.ids import Place, VolumeId
-from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange, Volume
+from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange, Snapshot, SnapshotRequest, Volume
+from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from tests.harness.ceph import Ceph
 from tests.harness.waiting import until
@@ -38,6 +40,7 @@ class Provisioner:
         self.places = Places(self.clusters)
         self.store = CephStore(self.places)
         self.volumes = Volumes(self.store)
+        self.snapshots = Snapshots(CephSnapshots(self.places))
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self.places.heartbeat, args=(self._stop,), daemon=True)
         self._heart.start()
@@ -46,6 +49,9 @@ class Provisioner:
         credentials = more.get("credentials")
         assert credentials is None or isinstance(credentials, Credentials)
         return self.volumes.create(CreateRequest(name, place, SizeRange(size, limit), layout, credentials=credentials))
+
+    def snapshot(self, place: Place, volume: str, name: str) -> Snapshot:
+        return self.snapshots.create(SnapshotRequest(name, VolumeId(place, volume)))
 
     def delete(self, place: Place, name: str) -> None:
         self.volumes.delete(VolumeId(place, name))
@@ -95,6 +101,11 @@ def new_place(ceph: Ceph, cluster: str = "dev") -> Place:
     return Place(cluster, ceph.pool, name)
 
 
+def at_home(ceph: Ceph, place: Place) -> ClusterConfig:
+    """A configuration that has the place for the cluster's home, so that a test finds everything in it."""
+    return replace(ceph.config(), pools=(f"{place.pool}/{place.namespace}",))
+
+
 @contextmanager
 def at(ceph: Ceph, place: Place) -> Iterator[rados.Ioctx]:
     """The place, with the administrator's rights."""
@@ -129,6 +140,18 @@ def set_omap(pool: rados.Ioctx, obj: str, values: Mapping[str, bytes]) -> None:
         pool.operate_write_op(operation, obj)
 
 
+def index(pool: rados.Ioctx) -> dict[str, bytes]:
+    """The index of snapshot names that is kept in the place."""
+    shards = [omap(pool, f"ceph-provisioner.snapshots.{digit:x}") for digit in range(16)]
+    return {name: value for shard in shards for name, value in shard.items()}
+
+
+def lose_index(pool: rados.Ioctx) -> None:
+    for digit in range(16):
+        with suppress(rados.ObjectNotFound):
+            pool.remove_object(f"ceph-provisioner.snapshots.{digit:x}")
+
+
 def image_id(pool: rados.Ioctx, name: str) -> str:
     return pool.read(f"rbd_id.{name}")[4:].decode()
 
@@ -146,9 +169,12 @@ def unexplained(pool: rados.Ioctx) -> set[str]:
     listed = {key.removeprefix("id_"): value[4:].decode() for key, value in directory.items() if key.startswith("id_")}
     trashed = {key.removeprefix("id_") for key in trash}
     known = {"rbd_directory", "rbd_trash", "rbd_info", "rbd_children", PROCESSES}
+    known |= {f"ceph-provisioner.snapshots.{digit:x}" for digit in range(16)}
     known |= {f"rbd_id.{name}" for name in named}
     for each in set(listed) | trashed:
         known |= {f"rbd_header.{each}", f"rbd_object_map.{each}"}
+        snapshots = (key.removeprefix("snapshot_") for key in omap(pool, f"rbd_header.{each}") if key.startswith("snapshot_"))
+        known |= {f"rbd_object_map.{each}.{number}" for number in snapshots}
     strange = {name for name in found if name not in known and not _is_data(name, set(listed) | trashed)}
     strange |= {f"directory: name {name}" for name, each in named.items() if listed.get(each) != name}
     strange |= {f"directory: id {each}" for each, name in listed.items() if named.get(name) != each}

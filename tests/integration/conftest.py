@@ -6,7 +6,7 @@ import pytest
 
 from provisioner.core.ids import Place
 from tests.harness.ceph import Ceph
-from tests.harness.store import Provisioner, new_place
+from tests.harness.store import Provisioner, at_home, new_place
 
 
 @pytest.fixture
@@ -19,6 +19,16 @@ def place(ceph: Ceph) -> Place:
 def ours(ceph: Ceph) -> Iterator[Provisioner]:
     """One process of ours."""
     process = Provisioner(ceph.config())
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def homely(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
+    """One process of ours whose cluster's home is the test's own place."""
+    process = Provisioner(at_home(ceph, place))
     try:
         yield process
     finally:

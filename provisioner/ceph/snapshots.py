@@ -1,0 +1,205 @@
+"""Snapshots: one RBD snapshot each, on the image itself. The Ceph side of `core.snapshots`.
+
+Taking one: claim the name in the index, have librbd take it, mark it in one atomic step that an image about to be deleted
+refuses. A process killed between leaves a claim, or a claim and a snapshot without its mark: the retry goes on from there.
+Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the mark, which is what a retry finds the way by.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import rados
+import rbd
+
+from provisioner.ceph import headers, index, marks, names, snapshot_headers, wire
+from provisioner.ceph.errors import explained
+from provisioner.ceph.places import Places, Room
+from provisioner.ceph.registry import Standing
+from provisioner.ceph.snapshot_headers import Album, SnapshotMark, read_album
+from provisioner.core.errors import NotFound, Unavailable
+from provisioner.core.ids import Place, SnapshotId, VolumeId, image_name
+from provisioner.core.model import Credentials, Entry, Origin, Snapshot, SnapshotPage
+
+_LOOKED_AT = 1000
+"""Images that one page of snapshots looks at."""
+
+
+class CephSnapshots:
+    """Implements `core.ports.SnapshotStore`."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def entry(self, cluster: str, name: str, credentials: Credentials | None) -> Entry | None:
+        """What the index says of the name."""
+        with self._home(cluster, credentials) as room, explained(f"looking for snapshot {name}"):
+            return index.read(room.pool, name)
+
+    def claim(self, entry: Entry, over: Entry | None, credentials: Credentials | None) -> Entry | None:
+        """Set the name's entry."""
+        with self._home(entry.volume.place.cluster, credentials) as room, explained(f"claiming snapshot {entry.name}"):
+            return index.put(room.pool, replace(entry, by=room.connection.instance), over)
+
+    def unclaim(self, entry: Entry, credentials: Credentials | None) -> None:
+        """Take the entry away."""
+        with self._home(entry.volume.place.cluster, credentials) as room, explained(f"giving up snapshot {entry.name}"):
+            index.drop(room.pool, entry)
+
+    def is_stale(self, entry: Entry, credentials: Credentials | None) -> bool:
+        """Tell that nobody can be making what the entry stands for."""
+        with self._places.at(entry.volume.place, credentials) as (_, pool), explained(f"looking for image {entry.volume}"):
+            header = marks.read_header(pool, entry.image_id)
+        if header is None or marks.is_dying(header):
+            return True
+        with self._home(entry.volume.place.cluster, credentials) as room, explained("judging the author of a claim"):
+            return room.registry.judge(room.pool, entry.by) in (Standing.DEAD, Standing.FOREIGN)
+
+    def image_id(self, volume: VolumeId, credentials: Credentials | None) -> str | None:
+        """The image that bears the name now."""
+        with self._places.at(volume.place, credentials) as (_, pool), explained(f"looking up image {volume}"):
+            return names.read_id(pool, volume.image)
+
+    def origin(self, volume: VolumeId, credentials: Credentials | None) -> Origin | None:
+        """The volume's image with its snapshots."""
+        with self._places.at(volume.place, credentials) as (_, pool), explained(f"looking up image {volume}"):
+            album = _album_of(pool, volume)
+        if album is None:
+            return None
+        known = {each.name: album.find(volume.place, each.name) for each in album.users()}
+        return Origin(volume, album.header.image_id, known, len(album.snapshots))
+
+    def take(self, entry: Entry, credentials: Credentials | None) -> Snapshot:
+        """Take and mark the snapshot."""
+        with (
+            self._places.enrolled(entry.volume.place, credentials) as room,
+            explained(f"taking snapshot {entry.name} of image {entry.volume}"),
+        ):
+            try:
+                with rbd.Image(room.pool, image_id=entry.image_id) as image:
+                    _create(image, entry.id.snapshot)
+            except rbd.ImageNotFound:
+                raise NotFound(f"volume {entry.volume}") from None
+            return commit(room.pool, entry)
+
+    def find(self, snapshot: SnapshotId, credentials: Credentials | None) -> Snapshot | None:
+        """The snapshot, by its image's internal id."""
+        place = snapshot.volume.place
+        with self._places.at(place, credentials) as (_, pool), explained(f"looking up snapshot {snapshot}"):
+            album = read_album(pool, snapshot.image_id)
+        return album.find(place, snapshot.snapshot) if album is not None and _is_whole(album) else None
+
+    def remove(self, snapshot: SnapshotId, credentials: Credentials | None) -> None:
+        """Remove the snapshot, its entry and its mark."""
+        place = snapshot.volume.place
+        with self._places.enrolled(place, credentials) as room, explained(f"deleting snapshot {snapshot}"):
+            album = read_album(room.pool, snapshot.image_id)
+            mark = album.marks.get(snapshot.snapshot) if album is not None else None
+            if album is not None and album.find(place, snapshot.snapshot) is not None:
+                remove(room.pool, snapshot.image_id, snapshot.snapshot)
+        self._forget(snapshot, mark.name if mark else snapshot.snapshot, credentials)
+        if mark is not None:
+            with self._places.at(place, credentials) as (_, pool), explained(f"deleting snapshot {snapshot}"):
+                headers.change_metadata(pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + snapshot.snapshot])
+
+    def of(self, volume: VolumeId, credentials: Credentials | None) -> list[Snapshot]:
+        """The snapshots of the image that bears the name."""
+        with self._places.at(volume.place, credentials) as (_, pool), explained(f"listing snapshots of {volume}"):
+            album = _album_of(pool, volume)
+            return [] if album is None else album.ours(volume.place)
+
+    def page(self, place: Place, after: str, limit: int, credentials: Credentials | None) -> SnapshotPage:
+        """List our snapshots of a place: behind `<image id>` or `<image id>/<number>`, in order of both."""
+        with self._places.at(place, credentials) as (_, pool), explained(f"listing snapshots of {place}"):
+            found: list[Snapshot] = []
+            for here, snapshot in _walk(pool, place, after):
+                if snapshot is not None:
+                    found.append(snapshot)
+                if snapshot is None or len(found) == limit:
+                    return SnapshotPage(found, here)
+            return SnapshotPage(found, "")
+
+    @contextmanager
+    def _home(self, cluster: str, credentials: Credentials | None) -> Iterator[Room]:
+        with self._places.enrolled(self._places.home(cluster), credentials) as room:
+            yield room
+
+    def _forget(self, snapshot: SnapshotId, name: str, credentials: Credentials | None) -> None:
+        cluster = snapshot.volume.place.cluster
+        with self._home(cluster, credentials) as room, explained(f"deleting the index entry of snapshot {name}"):
+            entry = index.read(room.pool, name)
+            if entry and (entry.volume.place, entry.image_id) == (snapshot.volume.place, snapshot.image_id):
+                index.drop(room.pool, entry)
+
+
+def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot:
+    """Mark a snapshot that was just taken. NotFound, and no snapshot, if its volume was deleted meanwhile."""
+    name = entry.id.snapshot
+    album = read_album(pool, entry.image_id)
+    there = album.named(name) if album is not None else None
+    if album is None or there is None:
+        raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away while it was made")
+    if (mark := album.mark_of(there)) is None:
+        mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group)
+        told = {**snapshot_headers.mark_values(name, mark), snapshot_headers.TURN: uuid.uuid4().hex}
+        if not headers.change_metadata(pool, entry.image_id, told, expected={marks.DELETING: ""}):
+            remove(pool, entry.image_id, name)
+            raise NotFound(f"volume {entry.volume}")
+    return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
+
+
+def remove(pool: rados.Ioctx, image_id: str, name: str) -> None:
+    """Have librbd remove the snapshot of that name; Ceph sets it aside while clones need it. Gone already is fine."""
+    try:
+        with rbd.Image(pool, image_id=image_id) as image:
+            image.remove_snap(name)
+    except rbd.ImageNotFound:  # says librbd of image and snapshot alike
+        return
+
+
+def _create(image: rbd.Image, name: str) -> None:
+    try:
+        image.create_snap(name)
+    except rbd.ImageExists:
+        return
+
+
+def _album_of(pool: rados.Ioctx, volume: VolumeId) -> Album | None:
+    """The album of the image that bears the name, if that is a volume of ours, and the name its own."""
+    image_id = names.read_id(pool, volume.image)
+    album = read_album(pool, image_id) if image_id is not None else None
+    if album is None or not _is_whole(album):
+        return None
+    name = marks.read_volume(volume, album.header).name
+    return album if image_name(volume.place, name) == volume.image else None
+
+
+def _is_whole(album: Album) -> bool:
+    return marks.is_ours(album.header) and not marks.is_dying(album.header)
+
+
+def _walk(pool: rados.Ioctx, place: Place, after: str) -> Iterator[tuple[str, Snapshot | None]]:
+    """Our snapshots behind `after`, each with where to go on; None after so many images that the page must end."""
+    begin, _, number = after.partition("/")
+    if number.isdecimal():
+        yield from _in_image(pool, place, begin, int(number))
+    for looked_at, image in enumerate(_images(pool, begin), start=1):
+        yield from _in_image(pool, place, image)
+        if looked_at == _LOOKED_AT:
+            yield image, None
+            return
+
+
+def _images(pool: rados.Ioctx, after: str) -> Iterator[str]:
+    while page := names.page(pool, after, wire.PAGE):
+        yield from page
+        after = max(page)
+
+
+def _in_image(pool: rados.Ioctx, place: Place, image_id: str, after: int = 0) -> Iterator[tuple[str, Snapshot]]:
+    album = read_album(pool, image_id)
+    if album is not None and _is_whole(album):
+        for number, snapshot in album.numbered(place):
+            if number > after:
+                yield f"{image_id}/{number}", snapshot
