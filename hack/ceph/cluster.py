@@ -1,5 +1,6 @@
 """One cluster in one directory: a monitor, a manager, an OSD on a sparse file, and a radosgw on request."""
 
+import fcntl
 import json
 import shutil
 import socket
@@ -168,6 +169,8 @@ class Cluster:
     def _clear(self) -> None:
         """Remove what a killed start left, and make empty directories."""
         self.stop()
+        with self._tools.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the last tool of the killed start is gone
         shutil.rmtree(self.home / "mgr-modules", ignore_errors=True)
         Path(self._monmap).unlink(missing_ok=True)
         for name in (MONITOR, MANAGER, OSD, "log", "run", "crash/posted"):
@@ -214,6 +217,10 @@ class Cluster:
             admin.initialize(pool)
 
     @property
+    def _tools(self) -> Path:
+        return self.home / "tools.lock"
+
+    @property
     def _initial(self) -> Path:
         return self.home / "initial.keyring"
 
@@ -226,9 +233,14 @@ class Cluster:
         return f"[v2:127.0.0.1:{self.settings.msgr2},v1:127.0.0.1:{self.settings.msgr1}]"
 
     def _run(self, *command: str) -> None:
-        # If this start is killed, its tools must not go on writing below the next one.
+        # If this start is killed, its tools must not go on writing below the next one: they end with it, all but one that
+        # was about to ask for that; hence the lock, which the tool itself holds.
         tied = ("setpriv", "--pdeathsig", "KILL", *command)
-        done = subprocess.run(tied, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with self._tools.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            done = subprocess.run(
+                tied, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(lock.fileno(),)
+            )
         if done.returncode:
             text = done.stdout.decode(errors="replace")[-2000:]
             raise ClusterError(f"{command[0]} failed with {done.returncode}:\n{text}")

@@ -31,7 +31,8 @@ class Recipe:
     """A program: `name`/main.go beside this file, in a module that `write_module` writes into a directory.
 
     `stamps` are the linker's values for variables (`package.name=value`); `unsummed` the modules that the checksum
-    database does not know.
+    database does not know. With `packages`, the programs of other modules are built instead, into one directory, together
+    with whatever `write_module` leaves in the subdirectory of the recipe's name.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Recipe:
     write_module: Callable[[Path], None]
     stamps: tuple[str, ...] = ()
     unsummed: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path:
@@ -46,10 +48,15 @@ class Recipe:
         return SOURCES / self.name / "main.go"
 
     @property
+    def digest(self) -> str:
+        """What the binary is made of, in short: an edited main.go makes another one."""
+        made_of = repr(self.packages).encode() if self.packages else self.source.read_bytes()
+        return hashlib.sha256(made_of + repr(self.stamps).encode()).hexdigest()[:8]
+
+    @property
     def binary(self) -> Path:
-        """Where the binary is kept: under its release and a digest, so that an edited main.go makes another one."""
-        made_of = hashlib.sha256(self.source.read_bytes() + repr(self.stamps).encode())
-        return cache_directory() / f"{self.name}-{self.release}-{made_of.hexdigest()[:8]}"
+        """Where the binary is kept, or the directory of them."""
+        return cache_directory() / f"{self.name}-{self.release}-{self.digest}"
 
 
 def cache_directory() -> Path:
@@ -100,10 +107,14 @@ def _build(recipe: Recipe, work: Path, say: Say) -> None:
         raise BuildError(f"no `go` on the PATH: {recipe.name} is compiled with it (https://go.dev/dl)")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    shutil.copyfile(recipe.source, work / "main.go")
+    if recipe.packages:
+        (work / recipe.name).mkdir()
+    else:
+        shutil.copyfile(recipe.source, work / "main.go")
     say(f"{recipe.name} {recipe.release}: fetching modules")
     recipe.write_module(work)
-    packages = go(work, "list", "-mod=mod", "-deps", ".", unsummed=recipe.unsummed).splitlines()
+    wanted = recipe.packages or (".",)
+    packages = go(work, "list", "-mod=mod", "-deps", *wanted, unsummed=recipe.unsummed).splitlines()
     say(f"{recipe.name} {recipe.release}: compiling up to {len(packages)} packages")
     _compile(recipe, work, len(packages), say)
     (work / recipe.name).replace(recipe.binary)
@@ -114,7 +125,7 @@ def _build(recipe: Recipe, work: Path, say: Say) -> None:
 def _compile(recipe: Recipe, work: Path, total: int, say: Say) -> None:
     linked = " ".join(["-s", "-w", *(f"-X {stamp}" for stamp in recipe.stamps)])
     command = ["nice", "-n", "10", "go", "build", "-v", "-mod=mod", "-trimpath", "-buildvcs=false"]
-    command += ["-ldflags", linked, "-o", recipe.name, "."]
+    command += ["-ldflags", linked, "-o", recipe.name, *(recipe.packages or (".",))]
     environment = _environment(recipe.unsummed)
     with subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE, text=True) as build:
         try:

@@ -8,7 +8,7 @@ daemons, which saves half of the compiling and two thirds of the disk.
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,30 +65,47 @@ def _write_etcd(release: str, work: Path) -> None:
     (work / "go.mod").write_text(f"module etcd\n\ngo 1.24\n\nrequire {ETCD} {release}\n")
 
 
+def fetched(work: Path, module: str, unsummed: tuple[str, ...] = ()) -> Path:
+    """The directory of a module (`path@version`) in Go's cache, fetched if need be."""
+    return Path(json.loads(go(work, "mod", "download", "-json", module, unsummed=unsummed))["Dir"])
+
+
 def _write_kubernetes(pin: Pin, work: Path) -> None:
-    fetched = go(work, "mod", "download", "-json", f"{KUBERNETES}@{pin.release}", unsummed=pin.unsummed)
-    source = Path(json.loads(fetched)["Dir"])
+    source = fetched(work, f"{KUBERNETES}@{pin.release}", pin.unsummed)
     theirs = json.loads(go(work, "mod", "edit", "-json", str(source / "go.mod")))
     (work / "go.mod").write_text(module_around(pin, theirs))
     # Their own sums spare hundreds of look-ups in the checksum database.
     shutil.copyfile(source / "go.sum", work / "go.sum")
+    write_stubs(pin, theirs["Go"], work)
+
+
+def write_stubs(pin: Pin, language: str, work: Path) -> None:
+    """Empty modules in place of those that the proxy lacks and nobody imports; `language` is the version of Go."""
     for stub in pin.stubs:
         (work / "stubs" / stub).mkdir(parents=True)
-        (work / "stubs" / stub / "go.mod").write_text(f"module {stub}\n\ngo {theirs['Go']}\n")
+        (work / "stubs" / stub / "go.mod").write_text(f"module {stub}\n\ngo {language}\n")
 
 
 def module_around(pin: Pin, theirs: Mapping[str, Any]) -> str:
     """The go.mod of a module that builds `theirs` (k8s.io/kubernetes' go.mod as `go mod edit -json` prints it)."""
-    replaced = theirs["Replace"] or ()
-    staging = sorted(one["Old"]["Path"] for one in replaced if one["New"]["Path"].startswith("./staging/"))
+    staging = staged(theirs)
     required = {one["Path"]: one["Version"] for one in theirs["Require"]}
     required |= dict.fromkeys(staging, pin.staging) | {KUBERNETES: pin.release}
     lines = ["module hyperkube", f"go {theirs['Go']}"]
     lines += [f"godebug {one['Key']}={one['Value']}" for one in theirs.get("Godebug") or ()]
     lines += [f"require {path} {version}" for path, version in sorted(required.items())]
     # Their own go.mod asks for v0.0.0 of each staging module, which exists nowhere.
-    lines += [
+    return "\n".join([*lines, *replacements(pin, staging)]) + "\n"
+
+
+def staged(theirs: Mapping[str, Any]) -> list[str]:
+    """The staging modules of k8s.io/kubernetes."""
+    return sorted(one["Old"]["Path"] for one in theirs["Replace"] or () if one["New"]["Path"].startswith("./staging/"))
+
+
+def replacements(pin: Pin, staging: Iterable[str]) -> list[str]:
+    """The lines of a go.mod that put the published staging modules, or stubs, where a path into a tree stands."""
+    return [
         f"replace {path} => ./stubs/{path}" if path in pin.stubs else f"replace {path} => {path} {pin.staging}"
         for path in staging
     ]
-    return "\n".join(lines) + "\n"

@@ -31,7 +31,9 @@ from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "ceph-provisioner"
+_CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 _KINDS = {
+    "CustomResourceDefinition": _CRDS,
     "Namespace": NAMESPACES,
     "ServiceAccount": Resource("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True),
     "ClusterRole": Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
@@ -58,6 +60,11 @@ class Kubernetes:
                 resource = _KINDS[item["kind"]]
                 with contextlib.suppress(AlreadyExists):
                     self.api.create(resource.path(item["metadata"].get("namespace", "")), item)
+
+    def define(self, *manifests: Path) -> None:
+        """Apply CustomResourceDefinitions, and wait until their kinds can be used."""
+        self.apply(*manifests)
+        until(lambda: all(_is_established(item) for item in self.api.list_all(_CRDS.path()).items), 20, "CRDs are established")
 
     def account_kubeconfig(self, path: Path) -> Path:
         """A kubeconfig of the service account that the manifests make: what the program runs under in a cluster."""
@@ -212,6 +219,11 @@ class Kubernetes:
             return self.api.get(path)
         except NotFound:
             return None
+
+
+def _is_established(definition: Object) -> bool:
+    conditions = (definition.get("status") or {}).get("conditions") or []
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
 def start(directory: Path, version: str = "1.30", *options: str) -> Kubernetes:

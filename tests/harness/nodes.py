@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from provisioner.kube.errors import NotFound
-from provisioner.kube.resources import NODES, Object, Resource
+from provisioner.kube.resources import CSI_NODES, NODES, Object, Resource
 from provisioner.kube.times import now_seconds
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.waiting import until
@@ -45,6 +45,20 @@ def pod_using(kubernetes: Kubernetes, claim: Object) -> Iterator[Object]:
     finally:
         kubernetes.api.delete(path, {"gracePeriodSeconds": 0})
         until(lambda: _is_gone(kubernetes, path), 10, "the pod is gone")
+
+
+def register_csi(kubernetes: Kubernetes, driver: str) -> str:
+    """A Ready node where the driver's node service seems to run; gives its name, which is its CSI node id too.
+
+    Nobody mounts there: whatever the attach-detach controller attaches to it can be detached at once.
+    """
+    name = f"node-{uuid.uuid4().hex[:8]}"
+    _register(kubernetes, name, kubernetes.version)
+    managed = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+    kubernetes.api.patch(NODES.path(name=name), {"metadata": {"annotations": managed}})
+    drivers = [{"name": driver, "nodeID": name, "topologyKeys": []}]
+    kubernetes.api.create(CSI_NODES.path(), CSI_NODES.body({"name": name}, spec={"drivers": drivers}))
+    return name
 
 
 def _is_gone(kubernetes: Kubernetes, path: str) -> bool:

@@ -1,0 +1,75 @@
+"""Kubernetes' own sidecars drive our CSI controller: a claim is bound, grown, and ends with its image. About 30 seconds.
+
+Fifteen of them are the start of Kubernetes 1.36 and the sidecars, which all files named test_sidecars_* share.
+"""
+
+import grpc
+
+from csi.pb import csi_pb2, csi_pb2_grpc
+from tests.harness.nodes import pod_using
+from tests.harness.sidecars import CsiCluster
+from tests.harness.waiting import until
+
+GIB = 1 << 30
+
+
+def test_a_claim_is_bound_to_a_csi_volume_on_an_image_of_its_name(csi: CsiCluster) -> None:
+    claim = csi.kubernetes.make_claim(csi.make_class(), "1500Mi")
+    volume = csi.kubernetes.wait_bound(claim)
+    source, image = volume["spec"]["csi"], f"pvc-{claim['metadata']['uid']}"
+    assert (source["driver"], source["volumeHandle"]) == (csi.driver, f"dev/{csi.pool}/{image}")
+    assert volume["spec"]["capacity"]["storage"] == "1500Mi"
+    assert csi.ceph.info(image, csi.pool)["size"] == 1500 << 20
+
+
+def test_the_image_says_whose_claim_it_is(csi: CsiCluster) -> None:
+    claim = csi.kubernetes.make_claim(csi.make_class())
+    volume = csi.kubernetes.wait_bound(claim)
+    metadata = csi.ceph.image_metadata(volume["metadata"]["name"], csi.pool)
+    assert claim["metadata"]["name"] in str(metadata)
+
+
+def test_a_block_claim_that_asks_for_more_has_it_when_the_image_has(csi: CsiCluster) -> None:
+    claim = csi.kubernetes.make_claim(csi.make_class(), volumeMode="Block")
+    image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
+    csi.kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "3Gi"}}}})
+    until(
+        lambda: (csi.kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "3Gi",
+        30,
+        "the claim has 3Gi",
+        lambda: str(csi.kubernetes.told(claim)),
+    )
+    assert csi.ceph.info(image, csi.pool)["size"] == 3 * GIB
+
+
+def test_a_deleted_claim_takes_its_image_along(csi: CsiCluster) -> None:
+    claim = csi.kubernetes.make_claim(csi.make_class())
+    image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
+    csi.kubernetes.delete_claim(claim)
+    csi.kubernetes.wait_gone(claim)
+    until(lambda: image not in csi.left_over(), 30, "the image is purged", lambda: str(csi.left_over()))
+
+
+def test_a_class_that_cannot_be_honoured_is_told_on_the_claim_by_name(csi: CsiCluster) -> None:
+    wrong = csi.kubernetes.make_class(csi.driver, {"clusterID": "dev", "pool": csi.pool, "imageFaetures": "layering"})
+    claim = csi.kubernetes.make_claim(wrong)
+    csi.kubernetes.wait_event(claim, "ProvisioningFailed", "imageFaetures")
+    csi.kubernetes.delete_claim(claim)
+
+
+def test_a_claim_that_waits_for_its_consumer_is_bound_when_a_pod_comes(csi: CsiCluster) -> None:
+    claim = csi.kubernetes.make_claim(csi.make_class(volumeBindingMode="WaitForFirstConsumer"))
+    with pod_using(csi.kubernetes, claim):
+        csi.kubernetes.wait_bound(claim)
+
+
+def test_the_controller_lists_the_volumes_of_its_pool(csi: CsiCluster) -> None:
+    bound = csi.kubernetes.wait_bound(csi.kubernetes.make_claim(csi.make_class()))
+    with grpc.insecure_channel(csi.controller.endpoint) as channel:
+        listed = csi_pb2_grpc.ControllerStub(channel).ListVolumes(csi_pb2.ListVolumesRequest(), timeout=30)
+    handles = [entry.volume.volume_id for entry in listed.entries]
+    assert bound["spec"]["csi"]["volumeHandle"] in handles
+
+
+def test_no_sidecar_gave_up(csi: CsiCluster) -> None:
+    assert csi.sidecars.ended() == []

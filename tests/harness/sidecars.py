@@ -1,0 +1,116 @@
+"""A CSI driver as Kubernetes sees it: our controller on a socket, and the standard sidecars between it and the API server."""
+
+import json
+import os
+import subprocess
+import uuid
+from pathlib import Path
+
+from hack.sidecars.build import sidecars
+from provisioner.kube.resources import Resource
+from tests.harness.ceph import Ceph
+from tests.harness.kubernetes import Kubernetes
+from tests.harness.nodes import register_csi
+from tests.harness.program import PROGRAM, Program
+
+_CSI_DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False)
+BURST = ("--kube-api-qps=500", "--kube-api-burst=1000")
+"""The sidecars' own limit is 5 calls a second, which would be all that a test measures."""
+
+
+class CsiController(Program):
+    """One `ceph-provisioner controller`."""
+
+    def __init__(self, directory: Path, config: Path, driver: str) -> None:
+        super().__init__(directory, config, Path("/dev/null"), driver)
+        self.log = directory / "controller.log"
+        self.endpoint = f"unix://{directory}/csi.sock"
+        self._command = [str(PROGRAM), "--config", str(config), "controller", "--csi-endpoint", self.endpoint]
+        self._command += ["--driver-name", driver, "--listen", "127.0.0.1:0"]
+
+
+class Sidecars:
+    """The standard sidecars at one controller's socket, each a process with a log."""
+
+    def __init__(self, directory: Path, kubeconfig: Path, endpoint: str) -> None:
+        self._directory = directory
+        common = (f"--kubeconfig={kubeconfig}", *BURST, "--v=4")
+        driver = (f"--csi-address={endpoint.removeprefix('unix://')}", "--timeout=60s", *common)
+        quick = ("--retry-interval-start=200ms", "--retry-interval-max=5s")
+        groups = "--feature-gates=CSIVolumeGroupSnapshot=true"
+        across = "--feature-gates=CrossNamespaceVolumeDataSource=true"
+        self._commands = {
+            "csi-provisioner": (*driver, *quick, "--extra-create-metadata", "--snapshot-orphan-sweep-interval=2s", across),
+            "csi-attacher": (*driver, *quick, "--reconcile-sync=10s"),
+            "csi-resizer": (*driver, *quick),
+            "csi-snapshotter": (*driver, *quick, groups),
+            "snapshot-controller": (*common, *quick, groups),
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, *names: str) -> "Sidecars":
+        """Start some of them; without names, all that can work with what the controller declares."""
+        binaries = sidecars(print)
+        environment = os.environ | {"NAMESPACE": "ceph-provisioner", "POD_NAME": "controller-0"}
+        for name in names or [each for each in self._commands if each != "csi-snapshotter"]:
+            command = [str(binaries / name), *self._commands[name]]
+            with self.log(name).open("ab") as log:
+                self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return self
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+    def log(self, name: str) -> Path:
+        return self._directory / f"{name}.log"
+
+    def ended(self) -> list[str]:
+        """Sidecars that gave up, each with its last words."""
+        dead = [name for name, process in self._processes.items() if process.poll() is not None]
+        return [f"{name}: {self.log(name).read_text(errors='replace')[-600:]}" for name in dead]
+
+
+class CsiCluster:
+    """One driver in one Kubernetes: controller, sidecars, and a pool that holds nothing but its volumes."""
+
+    def __init__(self, ceph: Ceph, kubernetes: Kubernetes, directory: Path) -> None:
+        self.ceph, self.kubernetes = ceph, kubernetes
+        self.driver, self.pool = f"{uuid.uuid4().hex[:8]}.example.com", f"csi-{uuid.uuid4().hex[:8]}"
+        config = directory / "config.yaml"
+        cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pools": [self.pool]}
+        config.write_text(json.dumps({"clusters": {"dev": cluster}}))
+        self.nodes: list[str] = []
+        self.controller = CsiController(directory, config, self.driver)
+        self.sidecars = Sidecars(directory, kubernetes.kubeconfig, self.controller.endpoint)
+
+    def start(self) -> "CsiCluster":
+        self.ceph.make_pool(self.pool)
+        self.ceph.let_provision(self.pool)
+        self.controller.start()
+        self.sidecars.start()
+        self.kubernetes.api.create(_CSI_DRIVERS.path(), _CSI_DRIVERS.body({"name": self.driver}, spec={"attachRequired": True}))
+        self.nodes = [register_csi(self.kubernetes, self.driver) for _ in range(2)]
+        return self
+
+    def stop(self) -> None:
+        self.sidecars.stop()
+        self.controller.stop()
+        self.ceph.drop_pool(self.pool)
+
+    def make_class(self, **fields: object) -> str:
+        """A StorageClass of the driver over its pool."""
+        return self.kubernetes.make_class(self.driver, {"clusterID": "dev", "pool": self.pool}, **fields)
+
+    def images(self) -> list[str]:
+        return self.ceph.images(self.pool)
+
+    def left_over(self) -> list[str]:
+        """Images, trashed images and objects that are more than an empty pool has."""
+        return [*self.images(), *self.ceph.trash(self.pool)]
