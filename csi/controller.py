@@ -1,8 +1,7 @@
 """The Controller service: each call in terms of one use case of the core."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 
 from google.protobuf.wrappers_pb2 import Int64Value
 
@@ -10,7 +9,6 @@ from csi import capabilities, convert
 from csi.listing import Listing
 from csi.pb import csi_pb2, csi_pb2_grpc
 from provisioner.core.errors import InvalidRequest, NotFound
-from provisioner.core.ids import VolumeId
 from provisioner.core.model import MIB, Credentials, SizeRange, Volume
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.boundary import Context
@@ -73,7 +71,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         if not request.HasField("capacity_range"):
             raise InvalidRequest("capacity_range", "", "must be set")
         size = SizeRange(request.capacity_range.required_bytes, request.capacity_range.limit_bytes)
-        with _found(request.volume_id) as volume:
+        with convert.found_volume(request.volume_id) as volume:
             grown = self._volumes.expand(volume, size, convert.credentials(request.secrets))
         on_node = not capabilities.is_block(request.volume_capability)
         return csi_pb2.ControllerExpandVolumeResponse(capacity_bytes=grown.size, node_expansion_required=on_node)
@@ -124,7 +122,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         )
 
     def _get(self, volume_id: str, credentials: Credentials | None) -> Volume:
-        with _found(volume_id) as volume:
+        with convert.found_volume(volume_id) as volume:
             return self._volumes.get(volume, credentials)
 
     def _refusal(self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, found: Volume) -> str:
@@ -141,15 +139,3 @@ class Controller(csi_pb2_grpc.ControllerServicer):
             return str(error)
         fits = (chosen.place, chosen.parameters.layout.described()) == (found.id.place, dict(found.asked))
         return "" if fits else "the volume was made with other parameters"
-
-
-@contextmanager
-def _found(volume_id: str) -> Iterator[VolumeId]:
-    """An id to look for. A cluster or a pool that there isn't holds no volume: NotFound."""
-    volume = convert.volume_id(volume_id)
-    try:
-        yield volume
-    except InvalidRequest as error:
-        if error.field in ("clusterID", "pool"):
-            raise NotFound(f"volume {volume}") from error
-        raise

@@ -1,12 +1,13 @@
 """CSI's words into the core's values, and back."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from csi import capabilities
 from csi.pb import csi_pb2
-from provisioner.core.errors import InvalidRequest
-from provisioner.core.ids import Place, VolumeId, check_place
+from provisioner.core.errors import InvalidRequest, NotFound
+from provisioner.core.ids import Place, SnapshotId, VolumeId, check_place
 from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Volume
 from provisioner.core.parameters import ClassParameters, read_parameters
 
@@ -97,6 +98,36 @@ def volume_id(text: str) -> VolumeId:
     if not text:
         raise InvalidRequest("volume_id", "", "must not be empty")
     return VolumeId.parse(text)
+
+
+@contextmanager
+def found_volume(text: str, field: str = "volume_id") -> Iterator[VolumeId]:
+    """A volume to look for. A cluster or a pool that there isn't holds none: NotFound, as for text that names nothing."""
+    if not text:
+        raise InvalidRequest(field, "", "must not be empty")
+    volume = VolumeId.parse(text)
+    with _nowhere_is_not_found(f"volume {volume}"):
+        yield volume
+
+
+@contextmanager
+def found_snapshot(text: str, field: str = "snapshot_id") -> Iterator[SnapshotId]:
+    """A snapshot to look for. NotFound as for volumes."""
+    if not text:
+        raise InvalidRequest(field, "", "must not be empty")
+    snapshot = SnapshotId.parse(text)
+    with _nowhere_is_not_found(f"snapshot {snapshot}"):
+        yield snapshot
+
+
+@contextmanager
+def _nowhere_is_not_found(what: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field in ("clusterID", "pool"):
+            raise NotFound(what) from error
+        raise
 
 
 def volume(found: Volume, on_nodes: Mapping[str, str] | None = None) -> csi_pb2.Volume:

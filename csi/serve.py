@@ -11,6 +11,8 @@ from csi.identity import Identity
 from csi.listing import BadToken, Listing, ReadPage
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.pulse import Pulse
+from csi.snapshot_metadata import SnapshotMetadata
+from provisioner.core.changes import Changes
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.volumes import Volumes
@@ -31,12 +33,13 @@ LIGHT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What the services stand on: the use cases, the clusters' names, the places of each, and their pages of volumes."""
+    """What the services stand on: the use cases, the clusters' names, the places of each, their pages of volumes."""
 
     volumes: Volumes
     clusters: Callable[[], Collection[str]]
     places: Callable[[str], Sequence[Place]]
     read_page: ReadPage
+    changes: Changes
 
     def ask(self, cluster: str) -> None:
         """Have the cluster answer something small, monitors and OSDs both; one place that we may read is enough.
@@ -64,7 +67,8 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall) -> Serve
         listing = Listing(backend.clusters, backend.places, backend.read_page)
         csi_pb2_grpc.add_IdentityServicer_to_server(Identity(name, Pulse(backend.clusters, backend.ask)), server)
         csi_pb2_grpc.add_ControllerServicer_to_server(Controller(backend.volumes, backend.clusters, listing), server)
-        return ["csi.v1.Identity", "csi.v1.Controller"]
+        csi_pb2_grpc.add_SnapshotMetadataServicer_to_server(SnapshotMetadata(backend.changes), server)
+        return ["csi.v1.Identity", "csi.v1.Controller", "csi.v1.SnapshotMetadata"]
 
     server = Server(listen, policy, register)
     server.start()

@@ -9,11 +9,13 @@ import click
 
 import provisioner
 from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
 from provisioner.claims.controller import Controller, Options
 from provisioner.config import ConfigFile
+from provisioner.core.changes import Changes
 from provisioner.core.errors import ProvisionerError, Unavailable
 from provisioner.core.ids import Place, check_place
 from provisioner.core.single_flight import SingleFlight
@@ -106,7 +108,9 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, listen: 
     volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
     housekeeping = Housekeeping(places, store, metrics)
     status = StatusServer(listen, metrics, list, list)
-    backend = Backend(volumes, config.clusters, lambda name: config.clusters()[name].places(), store.page)
+    backend = Backend(
+        volumes, config.clusters, lambda name: config.clusters()[name].places(), store.page, Changes(CephChanges(places))
+    )
     server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc)
     status.start()
     housekeeping.start()

@@ -11,7 +11,7 @@ from typing import NoReturn
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from provisioner.core.errors import NotFound
+from provisioner.core.errors import NotFound, Unsupported
 
 _State = health_pb2.HealthCheckResponse
 
@@ -36,4 +36,4 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext) -> NoReturn:  # noqa: N802
         """Not served: ask Check."""
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask Check")
+        raise Unsupported("ask Check")

@@ -25,11 +25,12 @@ _HEALTH = frozenset({"/grpc.health.v1.Health/Check"})
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen and how much to take on: `permits` calls at work, `queue` waiting."""
+    """Where to listen and how much to take on: `permits` calls at work, `queue` waiting, `streams` being read."""
 
     endpoint: str
     permits: int = 32
     queue: int = 128
+    streams: int = 8
     mode: int = 0o660
     """Who may connect, as the socket's file mode."""
 
@@ -41,10 +42,11 @@ class Server:
         """`register` adds the services and gives their names, for the health service."""
         self._listen, self._path = listen, socket_path(listen.endpoint)
         self._admission = Admission(listen.permits, listen.queue)
-        threads = listen.permits + listen.queue + _FOR_LIGHT_CALLS
+        self._streams = Admission(listen.streams, listen.streams)
+        threads = listen.permits + listen.queue + 2 * listen.streams + _FOR_LIGHT_CALLS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         policy = Policy(policy.light | _HEALTH, policy.codes, policy.redactor, policy.on_call)
-        self._server = grpc.server(self._threads, interceptors=[Boundary(policy, self._admission)])
+        self._server = grpc.server(self._threads, interceptors=[Boundary(policy, self._admission, self._streams)])
         self._health = Health(register(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
@@ -73,6 +75,7 @@ class Server:
     def drain(self, seconds: float = 30.0) -> None:
         """Take nothing new, let what runs finish within so many seconds, and be gone. Safe to call twice."""
         self._admission.close()
+        self._streams.close()
         self._health.end()
         self._server.stop(seconds).wait()
         self._path.unlink(missing_ok=True)

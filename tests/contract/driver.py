@@ -14,8 +14,10 @@ from grpc_status import rpc_status
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.serve import Backend, serve
 from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
+from provisioner.core.changes import Changes
 from provisioner.core.ids import Place
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.server import Listen, Server
@@ -36,6 +38,7 @@ class Driver:
         self._channel = grpc.insecure_channel(self.endpoint)
         self.identity = csi_pb2_grpc.IdentityStub(self._channel)
         self.controller = csi_pb2_grpc.ControllerStub(self._channel)
+        self.snapshot_metadata = csi_pb2_grpc.SnapshotMetadataStub(self._channel)
 
     def close(self) -> None:
         self._channel.close()
@@ -98,7 +101,7 @@ def running(ceph: Ceph, directory: Path, pools: Sequence[str] = (), timeout: int
     places = Places(clusters)
     store = CephStore(places)
     known = [Place("dev", pool) for pool in (pools or [ceph.pool])]
-    backend = Backend(Volumes(store), clusters.names, lambda cluster: known, store.page)
+    backend = Backend(Volumes(store), clusters.names, lambda cluster: known, store.page, Changes(CephChanges(places)))
     driver = Driver(serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call), ceph.pool)
     driver.calls = calls
     try:

@@ -15,13 +15,15 @@ from provisioner.rpc.server import Listen, Server
 from provisioner.rpc.status import Codes
 
 Behaviour = Callable[[csi_pb2.CreateVolumeRequest, grpc.ServicerContext], csi_pb2.CreateVolumeResponse]
+Streaming = Callable[[csi_pb2.CreateVolumeRequest, grpc.ServicerContext], Iterator[csi_pb2.CreateVolumeResponse]]
 
 
 class Bench:
-    """A server with two permits and a queue of three, and its client: `Heavy` and `Light` are its methods."""
+    """A server with two permits and a queue of three, and its client: `Heavy`, `Light` and `Stream` are its methods."""
 
     def __init__(self, directory: Path) -> None:
         self.does: dict[str, Behaviour] = {}
+        self.streams: Streaming = lambda request, context: iter(())
         self.codes: Codes = {}
         self.seen: list[tuple[str, str]] = []
         self.directory = directory
@@ -47,6 +49,14 @@ class Bench:
         )
         return stub.future(csi_pb2.CreateVolumeRequest(**fields), timeout=timeout)
 
+    def stream(self, timeout: float = 5) -> Iterator[csi_pb2.CreateVolumeResponse]:
+        stub = self.channel.unary_stream(
+            "/test.Bench/Stream",
+            request_serializer=csi_pb2.CreateVolumeRequest.SerializeToString,
+            response_deserializer=csi_pb2.CreateVolumeResponse.FromString,
+        )
+        return stub(csi_pb2.CreateVolumeRequest(), timeout=timeout)
+
     def close(self) -> None:
         for channel, server in self._open:
             channel.close()
@@ -65,6 +75,11 @@ class Bench:
             )
             for name in ("Heavy", "Light")
         }
+        handlers["Stream"] = grpc.unary_stream_rpc_method_handler(
+            lambda request, context: self.streams(request, context),
+            csi_pb2.CreateVolumeRequest.FromString,
+            csi_pb2.CreateVolumeResponse.SerializeToString,
+        )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Bench", handlers),))
         return ["test.Bench"]
 
