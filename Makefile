@@ -5,6 +5,7 @@ PY := $(VENV)/bin/python
 DEV := $(CURDIR)/.dev
 STAMP := $(VENV)/.stamp
 KUBERNETES ?= 1.30
+WORKERS ?= 3
 
 .PHONY: help demo demo-stop test lint format venv setup kubernetes sidecars bench clean
 
@@ -19,7 +20,7 @@ demo-stop: ## stop what the demo left running, and remove it
 
 test: lint kubernetes sidecars ## every test, against a real Ceph and a real Kubernetes
 	@echo "test: running the tests"
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: venv ## ruff, mypy --strict, the direction of imports
 	@echo "lint: ruff, mypy, import-linter"
