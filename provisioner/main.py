@@ -50,6 +50,13 @@ def cli(context: click.Context, config: Path, verbose: int) -> None:
 @click.option("--csi-driver", default="", help="The driver name in csi PersistentVolumes; as --provisioner if left out.")
 @click.option("--listen", default="127.0.0.1:9870", show_default=True, help="Where /metrics, /healthz and /readyz are.")
 @click.option("--workers", default=16, show_default=True, type=click.IntRange(1, 128), help="Claims worked on at once.")
+@click.option(
+    "--capacity-interval",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1, 3600),
+    help="Seconds between two looks at what each class can still give (CSIStorageCapacity).",
+)
 @click.pass_obj
 def claims(
     config: ConfigFile,
@@ -60,10 +67,11 @@ def claims(
     csi_driver: str,
     listen: str,
     workers: int,
+    capacity_interval: float,
 ) -> None:
     """Answer PersistentVolumeClaims with PersistentVolumes."""
     namespace = namespace or _own_namespace()
-    options = Options(name, namespace, lease or name.replace("/", "-").lower(), csi_driver or name, workers)
+    options = Options(name, namespace, lease or name.replace("/", "-").lower(), csi_driver or name, workers, capacity_interval)
     stop = _stop_on_signals()
     metrics = Metrics()
     access = kubeconfig.load(kubeconfig_file)

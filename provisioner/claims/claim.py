@@ -3,6 +3,8 @@
     pending ──finalizer──> image ──> user and Secret ──> PersistentVolume saved ──finalizer off──> Kubernetes binds
        │ deleted meanwhile: user, Secret and image go, then the finalizer
 
+A claim with a source holds that too, right after its own finalizer, and lets go of it right before.
+
 Each step may be the last before a crash: all of them find what they made before. The finalizer stands exactly while something
 of ours may be in Ceph that no PersistentVolume answers for.
 """
@@ -13,11 +15,13 @@ from dataclasses import dataclass
 
 from provisioner.claims import finalizers, objects, request
 from provisioner.claims.classes import Class, Classes, refuse_other_cluster
+from provisioner.claims.data_source import Origin, Origins
 from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Choice, Kubelets, choose
 from provisioner.claims.outcomes import is_outcome_known
+from provisioner.claims.protection import Protection
 from provisioner.claims.volume import Maker
-from provisioner.core.errors import AlreadyExists, InvalidRequest, ProvisionerError
+from provisioner.core.errors import AlreadyExists, InvalidRequest, ProvisionerError, Unsupported
 from provisioner.core.ids import VolumeId, image_name
 from provisioner.core.model import CreateRequest, Credentials, Volume
 from provisioner.core.volumes import Volumes
@@ -58,6 +62,7 @@ class Provisioner:
         classes: Classes,
         handouts: Handouts,
         maker: Maker,
+        origins: Origins,
         kubelets: Kubelets,
         caches: Caches,
         recorder: Recorder,
@@ -68,6 +73,7 @@ class Provisioner:
         self._api, self._volumes, self._classes = api, volumes, classes
         self._handouts, self._maker, self._kubelets = handouts, maker, kubelets
         self._caches, self._recorder, self._setting = caches, recorder, setting
+        self._origins, self._protection = origins, Protection(api, caches.claims)
         self._on_saved = on_saved
 
     def reconcile(self, claim: Object) -> None:
@@ -76,6 +82,7 @@ class Provisioner:
             return
         if objects.is_being_deleted(claim) or objects.is_bound_elsewhere(claim):
             self._abandon(claim)
+            self._mind(claim)
         elif objects.is_bound(claim) or self._is_ours(self._caches.volumes.get(objects.volume_name(claim))):
             self._release(claim)
         elif (storage_class := self._class_of(claim)) is not None:
@@ -101,11 +108,17 @@ class Provisioner:
         credentials = self._classes.credentials(storage_class.admin)
         if storage_class.parameters.monitors:
             refuse_other_cluster(storage_class, self._volumes.monitors(storage_class.place.cluster, credentials))
+        origin = self._origins.of(claim)
+        if origin is not None:
+            raise Unsupported(
+                f"{request.SOURCE} {request.source_of(claim)}: making a volume from another one is not supported yet"
+            )
         held = self._hold(claim, storage_class)
         if held is None:
             return
         is_first_try = objects.CLAIM_FINALIZER not in objects.finalizers(claim)
-        volume = self._made(held, storage_class, credentials, is_first_try=is_first_try)
+        self._protection.hold(held)
+        volume = self._made(held, storage_class, credentials, origin, is_first_try=is_first_try)
         handout, minted = self._handouts.give(held, volume, storage_class, credentials)
         self._maker.save(self._maker.body(held, volume, storage_class, handout, minted, native=choice.native))
         self._on_saved(held)
@@ -122,7 +135,15 @@ class Provisioner:
             self._recorder.event(claim, "Warning", "NotEveryNodeCanMount", choice.warning)
         return storage_class, choice
 
-    def _made(self, claim: Object, storage_class: Class, credentials: Credentials | None, *, is_first_try: bool) -> Volume:
+    def _made(
+        self,
+        claim: Object,
+        storage_class: Class,
+        credentials: Credentials | None,
+        origin: Origin | None,
+        *,
+        is_first_try: bool,
+    ) -> Volume:
         name = claim["metadata"]["namespace"] + "/" + claim["metadata"]["name"]
         labels = {
             "provisioner": self._setting.provisioner,
@@ -138,6 +159,7 @@ class Provisioner:
             storage_class.parameters.layout,
             labels,
             credentials,
+            origin.source if origin else None,
         )
         try:
             return self._volumes.create(wanted)
@@ -169,6 +191,8 @@ class Provisioner:
             return None
 
     def _release(self, claim: Object) -> None:
+        if objects.CLAIM_FINALIZER in objects.finalizers(claim):
+            self._protection.let_go(claim)
         finalizers.take_off(self._api, _path(claim), claim, objects.CLAIM_FINALIZER)
 
     def _abandon(self, claim: Object) -> None:
@@ -178,6 +202,10 @@ class Provisioner:
         if not self._is_saved(claim):
             self._forget(claim)
         self._release(claim)
+
+    def _mind(self, claim: Object) -> None:
+        if objects.is_being_deleted(claim):
+            self._protection.mind(claim)
 
     def _is_saved(self, claim: Object) -> bool:
         try:

@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from provisioner.ceph.cluster import ClusterConfig
-from provisioner.claims import objects
+from provisioner.claims import objects, request
+from provisioner.claims.capacity import Capacities, Poll
 from provisioner.claims.claim import Caches, Provisioner, Setting
 from provisioner.claims.classes import Classes
+from provisioner.claims.data_source import Origins
 from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Kubelets
 from provisioner.claims.outcomes import HANDLED, retry_for
+from provisioner.claims.protection import BY_SOURCE, sources_of
 from provisioner.claims.reclaim import Reclaimer
 from provisioner.claims.resize import Resizer
 from provisioner.claims.sources import driver_name
@@ -54,6 +57,8 @@ class Options:
     lease: str
     csi_driver: str
     workers: int = 16
+    capacity_interval: float = 60.0
+    """Seconds between two looks at what the classes can still give."""
 
 
 class Controller:
@@ -73,7 +78,13 @@ class Controller:
         self._csi_driver = driver_name(options.csi_driver)
         identity = new_identity()
         self._recorder = Recorder(api, options.provisioner, identity, Budget(queued=8192))
-        self._claims = Reflector(api, PERSISTENT_VOLUME_CLAIMS.path(), self._claim_changed, trim=without_managed_fields)
+        self._claims = Reflector(
+            api,
+            PERSISTENT_VOLUME_CLAIMS.path(),
+            self._claim_changed,
+            indexers={BY_SOURCE: sources_of},
+            trim=without_managed_fields,
+        )
         self._pvs = Reflector(api, PERSISTENT_VOLUMES.path(), self._volume_changed, trim=without_managed_fields)
         self._classes = Reflector(api, STORAGE_CLASSES.path(), self._class_changed, trim=without_managed_fields)
         self._claim_queue, self._volume_queue = WorkQueue(), WorkQueue()
@@ -96,6 +107,7 @@ class Controller:
         self._build(self._kubernetes_id())
         for workers in self._workers:
             workers.start()
+        self._capacity_poll.start()
         self._elector.start()
         self._started.set()
 
@@ -107,6 +119,7 @@ class Controller:
         for workers in self._workers:
             workers.stop(max(deadline - time.monotonic(), 0))
         if self._started.is_set():
+            self._capacity_poll.stop(max(deadline - time.monotonic(), 0))
             self._elector.stop()
         self._recorder.stop()
         for reflector in self._reflectors():
@@ -137,6 +150,7 @@ class Controller:
             self._resolver,
             handouts,
             Maker(self._api, setting.provisioner, self._csi_driver),
+            Origins(self._api, setting.provisioner, self._csi_driver),
             Kubelets(self._api),
             caches,
             self._recorder,
@@ -146,6 +160,17 @@ class Controller:
         self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts)
         self._resizer = Resizer(self._api, self._volumes, self._resolver, self._pvs.store, self._recorder, setting.provisioner)
         self._sweeper = Sweeper(self._api, self._volumes, self._resolver, setting)
+        self._capacity_poll = self._poll()
+
+    def _poll(self) -> Poll:
+        options = self._options
+        capacities = Capacities(
+            self._api, self._volumes, self._resolver, options.namespace, options.provisioner, self._csi_driver
+        )
+        return Poll(capacities, self._classes.store.items, self._has_taken_up, options.capacity_interval)
+
+    def _has_taken_up(self) -> bool:
+        return self._leading.is_set() and self._classes.synced
 
     def _kubernetes_id(self) -> str:
         return objects.uid(self._api.get(NAMESPACES.path(name="kube-system")))
@@ -164,6 +189,7 @@ class Controller:
             self._claim_queue.add(key_of(item))
         for item in self._pvs.store.items():
             self._volume_queue.add(key_of(item))
+        self._capacity_poll.wake()
         self._metrics.orphans.set(self._sweeper.sweep(self._classes.store.items()).orphans)
 
     def _follow(self) -> None:
@@ -173,6 +199,13 @@ class Controller:
     def _claim_changed(self, old: Object | None, new: Object | None) -> None:
         if new is not None and (old is None or _claim_signature(old) != _claim_signature(new)):
             self._claim_queue.add(key_of(new))
+        if new is not None and objects.is_settled(new) and old is not None and not objects.is_settled(old):
+            self._wake_copies_of(new)
+
+    def _wake_copies_of(self, claim: Object) -> None:
+        """Claims that are to be copies of this one had to wait until it was bound."""
+        for copy in self._claims.store.by_index(BY_SOURCE, request.reference_to(claim).key):
+            self._claim_queue.add(key_of(copy))
 
     def _volume_changed(self, old: Object | None, new: Object | None) -> None:
         known = new or old
@@ -189,7 +222,9 @@ class Controller:
         if reference:
             self._claim_queue.add(f"{reference['namespace']}/{reference['name']}")
 
-    def _class_changed(self, _old: Object | None, new: Object | None) -> None:
+    def _class_changed(self, old: Object | None, new: Object | None) -> None:
+        if self._started.is_set() and (old is None or new is None):
+            self._capacity_poll.wake()
         if new is None or new.get("provisioner") != self._options.provisioner:
             return
         for claim in self._claims.store.items():

@@ -22,6 +22,10 @@ SECRET = f"{DOMAIN}/secret"
 """Annotation on a PersistentVolume: `namespace/name` of the Secret that was made for it, and goes with it."""
 ADMIN_SECRET = f"{DOMAIN}/admin-secret"
 """Annotation on both: `user@namespace/name` of the credentials that the class brought, if any."""
+CLONING = "provisioner.storage.kubernetes.io/cloning-protection"
+"""Finalizer on a claim, shared with external-provisioner: its volume is being copied into another claim's."""
+SNAPSHOT_SOURCE = "provisioner.storage.kubernetes.io/volumesnapshot-as-source-protection"
+"""Finalizer on a VolumeSnapshot, shared with external-provisioner: a claim is being made from it."""
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 _STORAGE_PROVISIONER = ("volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner")
 _SELECTED_NODE = "volume.kubernetes.io/selected-node"
@@ -78,6 +82,11 @@ def waits_for_consumer(storage_class: Object) -> bool:
 def is_bound(claim: Object) -> bool:
     """Tell whether the claim names its PersistentVolume."""
     return bool(claim["spec"].get("volumeName"))
+
+
+def is_settled(claim: Object) -> bool:
+    """Tell whether Kubernetes has finished binding the claim."""
+    return is_bound(claim) and (claim.get("status") or {}).get("phase") == "Bound"
 
 
 def is_bound_elsewhere(claim: Object) -> bool:

@@ -1,19 +1,45 @@
 """What a claim asks for: read and checked from the claim alone, without asking anybody."""
 
+from dataclasses import dataclass
+
 from provisioner.claims import objects
 from provisioner.claims.quantity import to_bytes
-from provisioner.core.errors import InvalidRequest, OutOfRange, Unsupported
+from provisioner.core.errors import InvalidRequest, OutOfRange
 from provisioner.core.model import SizeRange
-from provisioner.kube.resources import Object
+from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, VOLUME_SNAPSHOTS, Object
 
-_STORAGE = "spec.resources.requests.storage"
-_SOURCES = {("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io", "VolumeSnapshot")}
+STORAGE = "spec.resources.requests.storage"
+SOURCE = "spec.dataSource"
+_SOURCES = {(kind.group, kind.kind) for kind in (PERSISTENT_VOLUME_CLAIMS, VOLUME_SNAPSHOTS)}
 """Data sources that a provisioner answers for; every other kind has a populator of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The object that a claim names as the source of its content."""
+
+    group: str
+    kind: str
+    namespace: str
+    name: str
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Tell whether it is a VolumeSnapshot."""
+        return self.kind == VOLUME_SNAPSHOTS.kind
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other source."""
+        return f"{self.kind}/{self.namespace}/{self.name}"
+
+    def __str__(self) -> str:
+        return self.key
 
 
 def requested_bytes(claim: Object) -> int:
     """What the claim requests, whether or not that can be had."""
-    return to_bytes(_STORAGE, _requested(claim))
+    return to_bytes(STORAGE, _requested(claim))
 
 
 def size_of(claim: Object) -> SizeRange:
@@ -23,23 +49,35 @@ def size_of(claim: Object) -> SizeRange:
     try:
         size.choose()
     except OutOfRange as error:
-        raise OutOfRange(_STORAGE, _requested(claim), error.why) from error
+        raise OutOfRange(STORAGE, _requested(claim), error.why) from error
     return size
 
 
 def is_populated_by_others(claim: Object) -> bool:
     """Tell whether the claim's data comes from a kind of object that is no volume: its populator makes a claim of its own."""
     source = _source(claim)
-    return bool(source) and (source.get("apiGroup") or "", source.get("kind", "")) not in _SOURCES
+    return bool(source) and _kind_of(source) not in _SOURCES
+
+
+def source_of(claim: Object) -> Reference | None:
+    """Name the volume or snapshot that the claim's content comes from; None for an empty one and for a populator's."""
+    source = _source(claim)
+    if not source or (kind := _kind_of(source)) not in _SOURCES:
+        return None
+    return Reference(*kind, source.get("namespace") or claim["metadata"]["namespace"], source.get("name", ""))
+
+
+def reference_to(claim: Object) -> Reference:
+    """Name the claim as it is named where it is a source."""
+    metadata = claim["metadata"]
+    kind = PERSISTENT_VOLUME_CLAIMS
+    return Reference(kind.group, kind.kind, metadata["namespace"], metadata["name"])
 
 
 def refuse_what_cannot_work(claim: Object) -> None:
-    """Raise InvalidRequest or Unsupported for a claim that no class could serve."""
+    """Raise InvalidRequest for a claim that no class could serve."""
     if selector := claim["spec"].get("selector"):
         raise InvalidRequest("spec.selector", selector, "a volume made for a claim can't be selected by labels")
-    if source := _source(claim):
-        name = f"{source.get('kind')}/{source.get('name')}"
-        raise Unsupported(f"spec.dataSource {name!r}: making a volume from another one is not supported yet")
     modes = objects.access_modes(claim)
     if "ReadWriteMany" in modes and objects.volume_mode(claim) != "Block":
         raise InvalidRequest(
@@ -56,3 +94,7 @@ def _requested(claim: Object) -> str:
 def _source(claim: Object) -> Object:
     found: Object = claim["spec"].get("dataSourceRef") or claim["spec"].get("dataSource") or {}
     return found
+
+
+def _kind_of(source: Object) -> tuple[str, str]:
+    return source.get("apiGroup") or "", source.get("kind", "")

@@ -46,3 +46,15 @@ def csi(ceph: Ceph, csi_kubernetes: Kubernetes, tmp_path_factory: pytest.TempPat
         yield made.start()
     finally:
         made.stop()
+
+
+@pytest.fixture(scope="module")
+def copier(ceph: Ceph, csi_kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A provisioner in the Kubernetes that has snapshots, under the manifests' service account; no kubelet says its version."""
+    directory = tmp_path_factory.mktemp("copier")
+    account = csi_kubernetes.account_kubeconfig(directory / "kubeconfig")
+    made = Program(directory, ceph.config_file(directory), account, f"{uuid.uuid4().hex[:8]}.example.com")
+    try:
+        yield made.start()
+    finally:
+        made.stop()

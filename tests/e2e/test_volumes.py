@@ -77,7 +77,7 @@ class TestWhatCannotBeMade:
         kubernetes.wait_bound(source)
         name = source["metadata"]["name"]
         claim = kubernetes.make_claim(storage_class, dataSource={"kind": "PersistentVolumeClaim", "name": name})
-        kubernetes.wait_event(claim, "ProvisioningFailed", f"PersistentVolumeClaim/{name}")
+        kubernetes.wait_event(claim, "ProvisioningFailed", f"PersistentVolumeClaim/default/{name}")
         assert traces(claim, ceph, kubernetes) == []
 
     def test_a_claim_that_a_populator_fills_is_left_to_it(self, ceph: Ceph, kubernetes: Kubernetes, storage_class: str) -> None:

@@ -2,8 +2,15 @@
 
 import pytest
 
-from provisioner.claims.request import is_populated_by_others, refuse_what_cannot_work, requested_bytes, size_of
-from provisioner.core.errors import InvalidRequest, OutOfRange, Unsupported
+from provisioner.claims.request import (
+    Reference,
+    is_populated_by_others,
+    refuse_what_cannot_work,
+    requested_bytes,
+    size_of,
+    source_of,
+)
+from provisioner.core.errors import InvalidRequest, OutOfRange
 from tests.unit.claims.objects_of import claim
 
 SNAPSHOT = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "monday"}
@@ -37,9 +44,18 @@ class TestSize:
 class TestDataSources:
     @pytest.mark.parametrize("field", ["dataSource", "dataSourceRef"])
     @pytest.mark.parametrize("source", [CLAIM, SNAPSHOT])
-    def test_a_volume_as_source_is_refused_by_name(self, field: str, source: dict[str, str]) -> None:
-        with pytest.raises(Unsupported, match=f"{source['kind']}/{source['name']}"):
-            refuse_what_cannot_work(claim(**{field: source}))
+    def test_a_volume_as_source_is_read_with_the_claims_own_namespace(self, field: str, source: dict[str, str]) -> None:
+        found = source_of(claim(**{field: source}))
+        assert found == Reference(source.get("apiGroup", ""), source["kind"], "team", source["name"])
+
+    def test_a_source_in_another_namespace_is_read_as_such(self) -> None:
+        found = source_of(claim(dataSourceRef={**CLAIM, "namespace": "library"}))
+        assert found is not None
+        assert found.key == f"PersistentVolumeClaim/library/{CLAIM['name']}"
+
+    @pytest.mark.parametrize("spec", [{}, {"dataSourceRef": FOREIGN}])
+    def test_nothing_and_a_populators_source_are_no_source_of_ours(self, spec: dict[str, object]) -> None:
+        assert source_of(claim(**spec)) is None
 
     @pytest.mark.parametrize("source", [CLAIM, SNAPSHOT])
     def test_a_volume_as_source_is_ours_to_answer_for(self, source: dict[str, str]) -> None:

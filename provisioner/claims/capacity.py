@@ -1,0 +1,148 @@
+"""CSIStorageCapacity objects: what each class of ours can still give, for the scheduler and for people.
+
+A claim that waits for its first consumer is scheduled only where its class has room, if the CSIDriver object says
+`storageCapacity: true`. One object stands for each class; it belongs to the class, and goes with it. Ceph is reached from
+every node alike, so the topology of each is that of all nodes.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+
+from provisioner.claims import objects
+from provisioner.claims.classes import Class, Classes
+from provisioner.claims.outcomes import HANDLED
+from provisioner.claims.quantity import from_bytes
+from provisioner.core.errors import InvalidRequest
+from provisioner.core.model import MIB, Capacity
+from provisioner.core.volumes import Volumes
+from provisioner.kube.errors import AlreadyExists, NotFound
+from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, STORAGE_CLASSES, Object
+from provisioner.kube.transport import Api
+
+log = logging.getLogger(__name__)
+
+DRIVER = "csi.storage.k8s.io/drivername"
+MANAGED_BY = "csi.storage.k8s.io/managed-by"
+_SETTLE = 0.5
+"""Seconds between the news of a class and the round that it begins: classes often come several at once."""
+
+
+class Capacities:
+    """Writes what the classes of one provisioner can give, into its own namespace."""
+
+    def __init__(self, api: Api, volumes: Volumes, classes: Classes, namespace: str, provisioner: str, driver: str) -> None:
+        self._api, self._volumes, self._classes = api, volumes, classes
+        self._namespace, self._provisioner = namespace, provisioner
+        self._labels = {DRIVER: driver, MANAGED_BY: "ceph-provisioner-" + _short(provisioner)}
+
+    def publish(self, storage_classes: Iterable[Object]) -> int:
+        """Make the objects agree with the classes and with Ceph; gives their number. Raises KubeError.
+
+        What Ceph doesn't say now is left as it stands; a class that can't be honoured has no object.
+        """
+        mine = [each for each in storage_classes if each.get("provisioner") == self._provisioner]
+        there = {item["metadata"]["name"]: item for item in self._listed()}
+        kept, asked = set[str](), dict[object, Capacity]()
+        for raw in mine:
+            name = _name(self._provisioner, raw)
+            try:
+                self._write(name, self._body(name, raw, asked), there.get(name))
+            except InvalidRequest as error:
+                log.info("StorageClass %s has no capacity: %s", raw["metadata"]["name"], error)
+                continue
+            except HANDLED as error:
+                log.warning("capacity of StorageClass %s: %s", raw["metadata"]["name"], error)
+            kept.add(name)
+        for name in there.keys() - kept:
+            self._remove(name)
+        return len(kept)
+
+    def _listed(self) -> list[Object]:
+        selector = ",".join(f"{key}={value}" for key, value in self._labels.items())
+        return self._api.list_all(CSI_STORAGE_CAPACITIES.path(self._namespace), {"labelSelector": selector}).items
+
+    def _body(self, name: str, raw: Object, asked: dict[object, Capacity]) -> Object:
+        resolved = self._classes.resolve(raw)
+        key = (resolved.place, resolved.parameters.layout.data_pool, resolved.admin)
+        if key not in asked:
+            asked[key] = self._capacity(resolved)
+        room, metadata = asked[key], raw["metadata"]
+        owner = {"apiVersion": STORAGE_CLASSES.api_version, "kind": STORAGE_CLASSES.kind, "name": metadata["name"]}
+        return CSI_STORAGE_CAPACITIES.body(
+            {"name": name, "labels": self._labels, "ownerReferences": [{**owner, "uid": metadata["uid"]}]},
+            storageClassName=metadata["name"],
+            nodeTopology={},
+            capacity=from_bytes(room.available // MIB * MIB),
+            maximumVolumeSize=from_bytes(room.largest),
+        )
+
+    def _capacity(self, storage_class: Class) -> Capacity:
+        credentials = self._classes.credentials(storage_class.admin)
+        return self._volumes.capacity(storage_class.place, storage_class.parameters.layout.data_pool, credentials)
+
+    def _write(self, name: str, body: Object, there: Object | None) -> None:
+        if there is None:
+            try:
+                self._api.create(CSI_STORAGE_CAPACITIES.path(self._namespace), body)
+            except AlreadyExists:  # a predecessor's last write
+                log.debug("%s is there already", name)
+            return
+        changed = {key: body[key] for key in ("capacity", "maximumVolumeSize") if body[key] != there.get(key)}
+        if changed:
+            self._api.patch(CSI_STORAGE_CAPACITIES.path(self._namespace, name), changed)
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._api.delete(CSI_STORAGE_CAPACITIES.path(self._namespace, name))
+        except NotFound:
+            return
+
+
+class Poll:
+    """Publishes at an interval, and soon after `wake`, for as long as `is_due` says that it is for us to do."""
+
+    def __init__(
+        self, capacities: Capacities, classes: Callable[[], Iterable[Object]], is_due: Callable[[], bool], interval: float
+    ) -> None:
+        """`interval` is in seconds."""
+        self._capacities, self._classes, self._is_due, self._interval = capacities, classes, is_due, interval
+        self._news, self._stopped = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="capacities", daemon=True)
+
+    def start(self) -> None:
+        """Begin, in a thread of its own."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """A class is new or gone, or we lead now."""
+        self._news.set()
+
+    def stop(self, timeout: float) -> None:
+        """End it; a round under way is waited for, up to `timeout` seconds."""
+        self._stopped.set()
+        self._news.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            if self._news.wait(self._interval) and self._stopped.wait(_SETTLE):
+                return
+            self._news.clear()
+            if not self._is_due():
+                continue
+            try:
+                self._capacities.publish(self._classes())
+            except HANDLED as error:
+                log.warning("capacities are not told: %s", error)
+
+
+def _name(provisioner: str, storage_class: Mapping[str, object]) -> str:
+    """Name a class's object: a pure function of who we are and of the class, so that a repeat finds it."""
+    return "csisc-" + _short(f"{provisioner} {objects.uid(storage_class)}")
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
