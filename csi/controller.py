@@ -7,6 +7,7 @@ from google.protobuf.wrappers_pb2 import Int64Value
 
 from csi import capabilities, convert
 from csi.listing import Listing
+from csi.modify import Modify
 from csi.pb import csi_pb2, csi_pb2_grpc
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.model import MIB, Credentials, SizeRange, Volume
@@ -28,11 +29,12 @@ CAPABILITIES = tuple(
         _Rpc.GET_CAPACITY,
         _Rpc.EXPAND_VOLUME,
         _Rpc.GET_VOLUME,
+        _Rpc.MODIFY_VOLUME,
     )
 )
 
 
-class Controller(csi_pb2_grpc.ControllerServicer):
+class Controller(Modify, csi_pb2_grpc.ControllerServicer):
     """Volumes over CSI. Errors of the core leave the methods as they are: the boundary has the table to status codes."""
 
     def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing) -> None:
@@ -90,6 +92,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
                 volume_context=request.volume_context,
                 volume_capabilities=request.volume_capabilities,
                 parameters=request.parameters,
+                mutable_parameters=request.mutable_parameters,
             )
         )
 
@@ -129,11 +132,10 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         for capability in request.volume_capabilities:
             if why := capabilities.refusal(capability):
                 return why
-        if request.mutable_parameters:
-            return "no parameter can be changed later"
-        if not request.parameters:
-            return ""
         try:
+            found.throttle.qos.changed(convert.mutable(request.mutable_parameters))
+            if not request.parameters:
+                return ""
             chosen = convert.read_class(request.parameters, self._clusters())
         except InvalidRequest as error:
             return str(error)

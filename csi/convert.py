@@ -9,7 +9,8 @@ from csi.pb import csi_pb2
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.ids import Place, SnapshotId, VolumeId, check_place
 from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Volume
-from provisioner.core.parameters import ClassParameters, read_parameters
+from provisioner.core.parameters import ClassParameters, read_parameters, read_qos
+from provisioner.core.qos import Qos
 
 DEFAULT_SIZE = 1 << 30
 """Bytes of a volume whose asker names no size."""
@@ -63,8 +64,6 @@ def create_request(request: csi_pb2.CreateVolumeRequest, chosen: Class) -> Creat
     if request.HasField("volume_content_source"):
         source = request.volume_content_source.WhichOneof("type") or ""
         raise InvalidRequest("volume_content_source", source, "volumes are made empty only")
-    for name, value in request.mutable_parameters.items():
-        raise InvalidRequest(f"mutable_parameters.{name}", value, "no parameter can be changed later")
     return CreateRequest(
         request.name,
         chosen.place,
@@ -72,6 +71,7 @@ def create_request(request: csi_pb2.CreateVolumeRequest, chosen: Class) -> Creat
         chosen.parameters.layout,
         chosen.labels,
         credentials(request.secrets),
+        qos=chosen.parameters.qos.changed(mutable(request.mutable_parameters)),
     )
 
 
@@ -91,6 +91,11 @@ def credentials(secrets: Mapping[str, str]) -> Credentials | None:
     if not user or not key:
         raise InvalidRequest("secrets.userID" if key else "secrets.userKey", "", "userID and userKey go together")
     return Credentials(user, key)
+
+
+def mutable(given: Mapping[str, str]) -> Qos:
+    """Read the parameters that may be changed at any time. Raises InvalidRequest naming the one at fault."""
+    return read_qos("mutable_parameters", given)
 
 
 def volume_id(text: str) -> VolumeId:

@@ -8,7 +8,7 @@ features, no parent, no snapshot, no data, no watcher. Anything else under the n
 import rados
 import rbd
 
-from provisioner.ceph import headers, marks, names
+from provisioner.ceph import headers, marks, names, qos
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
 from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
@@ -78,8 +78,8 @@ def make(pool: rados.Ioctx, plan: Blueprint, instance: int) -> Volume | None:
         marked = marks.marks_for(plan, image_id)
         if not headers.write_metadata(pool, image_id, marked, only_without=marks.FINGERPRINT):
             return None
-    created = marked[marks.CREATED]
-    return Volume(plan.id, image_id, plan.name, plan.size, plan.layout.described(), dict(plan.labels), created)
+    created, throttle = marked[marks.CREATED], qos.read(marked, image_id)
+    return Volume(plan.id, image_id, plan.name, plan.size, plan.layout.described(), dict(plan.labels), created, throttle=throttle)
 
 
 def adopt(pool: rados.Ioctx, stranger: Stranger, plan: Blueprint, data_pool_id: int) -> None:

@@ -5,6 +5,7 @@ ceph-provisioner.fingerprint  SHA-256 of that and the image's id; without a true
 ceph-provisioner.labels       JSON: who asked (owner, claim, class); told to people, used by sweeps
 ceph-provisioner.created      when, RFC 3339
 ceph-provisioner.published    the image's id, once the volume was handed out
+ceph-provisioner.qos          JSON: how it is throttled; see `qos`
 ceph-provisioner.deleting     the image's id, once it was decided to delete it; to keep one that was taken back from the
                               trash by hand, remove this key
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import rados
 
-from provisioner.ceph import headers
+from provisioner.ceph import headers, qos
 from provisioner.ceph.headers import Header
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Blueprint, Volume
@@ -29,7 +30,7 @@ LABELS = PREFIX + "labels"
 CREATED = PREFIX + "created"
 PUBLISHED = PREFIX + "published"
 DELETING = PREFIX + "deleting"
-_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING)
+_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING, *qos.KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
 
 
 def marks_for(plan: Blueprint, image_id: str) -> dict[str, str]:
-    """The metadata that makes an image ours."""
-    return _marks(_Request(plan.name, plan.layout.described()), image_id, plan.labels)
+    """The metadata that makes an image ours, and throttles it."""
+    asked = _Request(plan.name, plan.layout.described())
+    return {**_marks(asked, image_id, plan.labels), **qos.tags(plan.qos, plan.qos, plan.size, image_id)}
 
 
 def marks_of_death(name: str, image_id: str) -> dict[str, str]:
@@ -82,6 +84,7 @@ def read_volume(volume: VolumeId, header: Header) -> Volume:
         labels=_labels(header.metadata),
         created=header.metadata.get(CREATED, ""),
         published=header.metadata.get(PUBLISHED) == header.image_id,
+        throttle=qos.read(header.metadata, header.image_id),
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import rados
 
-from provisioner.ceph import capacity, headers, images, marks, names, salvage, trash, users, wire
+from provisioner.ceph import capacity, headers, images, marks, names, qos, salvage, trash, users, wire
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
@@ -25,6 +25,7 @@ from provisioner.core.model import (
     Volume,
     Wreck,
 )
+from provisioner.core.qos import Qos
 
 
 class CephStore:
@@ -69,6 +70,11 @@ class CephStore:
         """Grow the image to `size` bytes."""
         with self._places.enrolled(volume.id.place, credentials) as room:
             images.resize(room.pool, volume, size)
+
+    def throttle(self, volume: Volume, wanted: Qos, made_with: Qos, credentials: Credentials | None) -> bool:
+        """Set the image's limits, and tell whoever has it open."""
+        with self._places.at(volume.id.place, credentials) as (_, pool), explained(f"throttling image {volume.id}"):
+            return qos.change(pool, volume, wanted, made_with)
 
     def discard(self, volume: Volume, credentials: Credentials | None) -> None:
         """Move the image to the trash."""

@@ -160,6 +160,7 @@ class Provisioner:
             labels,
             credentials,
             origin.source if origin else None,
+            qos=storage_class.parameters.qos,
         )
         try:
             return self._volumes.create(wanted)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from provisioner.core.errors import InvalidRequest, OutOfRange
 from provisioner.core.ids import Place, SnapshotId, VolumeId, snapshot_name
+from provisioner.core.qos import NO_QOS, NO_THROTTLE, Qos, Throttle
 
 MIB = 1 << 20
 LARGEST = (1 << 50) - MIB
@@ -126,6 +127,8 @@ class CreateRequest:
     credentials: Credentials | None = None
     source: Source | None = None
     """Content to begin with; an empty volume without it. Part of the volume's identity."""
+    qos: Qos = NO_QOS
+    """How fast it may be. Not part of its identity, since it may be changed at any time: of two creates, the last one's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class Blueprint:
     size: int
     layout: Layout
     labels: Mapping[str, str]
+    qos: Qos = NO_QOS
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class Volume:
     labels: Mapping[str, str]
     created: str
     published: bool = False
+    throttle: Throttle = NO_THROTTLE
 
     @property
     def data_pool(self) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from provisioner.core import qos
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import FEATURES, Layout
+from provisioner.core.qos import Qos
 
 PvType = Literal["native", "csi", "auto"]
 FS_TYPES = ("ext4", "ext3", "xfs", "btrfs")
@@ -21,6 +23,7 @@ _KNOWN = (
     *(f"csi.storage.k8s.io/{use}-secret-{part}" for use in _SECRETS for part in ("name", "namespace")),
     *("monitors", "adminId", "adminSecretName", "adminSecretNamespace"),
     *("userId", "userSecretName", "userSecretNamespace", "imageFormat"),
+    *qos.NAMES,
 )
 _ALIASES = {"fstype": "csi.storage.k8s.io/fstype"}
 _ON_NODES = ("mkfsOptions", "mapOptions", "unmapOptions", "mounter")
@@ -66,6 +69,7 @@ class ClassParameters:
     """The user of an old-style admin Secret, which holds a key only."""
     given_user: GivenUser | None
     on_nodes: Mapping[str, str]
+    qos: Qos
     secrets: Mapping[str, SecretRef]
     """CSI secrets by use (`node-stage` ...), passed on into the PersistentVolume."""
 
@@ -88,10 +92,19 @@ def read_parameters(given: Mapping[str, str]) -> ClassParameters:
         admin_user=admin_user,
         given_user=_given_user(said),
         on_nodes={name: said[name] for name in _ON_NODES if name in said},
+        qos=read_qos("parameters", {name: said[name] for name in qos.names_in(said)}).checked(),
         secrets=secrets,
     )
     _refuse_what_kubelets_cannot(parameters)
     return parameters
+
+
+def read_qos(field: str, given: Mapping[str, str]) -> Qos:
+    """Read what the request's `field` says on QoS, and nothing else. Raises InvalidRequest naming the parameter in it."""
+    try:
+        return Qos.parse(given)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{field}.{error.field}", error.value, error.why) from error
 
 
 def _canonical(given: Mapping[str, str]) -> dict[str, str]:
@@ -200,3 +213,5 @@ def _refuse_what_kubelets_cannot(parameters: ClassParameters) -> None:
         )
     for name, value in parameters.on_nodes.items():
         raise InvalidRequest(f"parameters.{name}", value, "a native PersistentVolume can't carry it; use pvType csi")
+    for name, number in parameters.qos.settings:
+        raise InvalidRequest(f"parameters.{name}", number, "the kernel maps a native PersistentVolume, and knows no limits")

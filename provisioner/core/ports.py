@@ -21,6 +21,7 @@ from provisioner.core.model import (
     Volume,
     Wreck,
 )
+from provisioner.core.qos import Qos
 
 
 class VolumeStore(Protocol):
@@ -46,6 +47,9 @@ class VolumeStore(Protocol):
 
     def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
         """Grow the image to `size` bytes."""
+
+    def throttle(self, volume: Volume, wanted: Qos, made_with: Qos, credentials: Credentials | None) -> bool:
+        """Throttle the image so at its size, as one step; False if it was throttled otherwise meanwhile: look again."""
 
     def discard(self, volume: Volume, credentials: Credentials | None) -> None:
         """Take the image off its name, at a cost that doesn't depend on its size. InUse, HasDependants."""

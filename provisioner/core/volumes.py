@@ -4,7 +4,7 @@ Each tells its story in terms of the store's steps and is safe to repeat, to int
 its identity, the image says what it is, and whoever meets another's half-done work finishes or undoes it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from provisioner.core.errors import AlreadyExists, Conflict, NotFound, OutOfRange, Unavailable
 from provisioner.core.ids import Place, VolumeId, check_place, image_name
@@ -21,6 +21,7 @@ from provisioner.core.model import (
     Wreck,
 )
 from provisioner.core.ports import VolumeStore
+from provisioner.core.qos import Qos, Throttle
 from provisioner.core.recent import Recent
 from provisioner.core.single_flight import Operation, SingleFlight
 
@@ -44,7 +45,7 @@ class Volumes:
         Raises InvalidRequest, AlreadyExists (the name is taken by something else), OutOfSpace, Denied, Unavailable.
         """
         plan = plan_for(request)
-        identity = (plan.name, request.size, plan.layout, request.credentials)
+        identity = (plan.name, request.size, plan.layout, plan.qos, request.credentials)
         return self._flights.run("create", str(plan.id), identity, lambda: self._create(plan, request))
 
     def get(self, volume: VolumeId, credentials: Credentials | None = None) -> Volume:
@@ -81,6 +82,15 @@ class Volumes:
     def expand(self, volume: VolumeId, size: SizeRange, credentials: Credentials | None = None) -> Volume:
         """Grow the volume to `size.required` bytes, rounded up to MiB. One that is large enough is left as it is."""
         return self._flights.run("expand", str(volume), (size, credentials), lambda: self._expand(volume, size, credentials))
+
+    def modify(self, volume: VolumeId, changes: Qos, credentials: Credentials | None = None) -> Volume:
+        """Change how fast the volume may be; what `changes` don't name stays. Whoever has it open is told.
+
+        Raises NotFound, and InvalidRequest for changes that make no sense with what stays.
+        """
+        return self._flights.run(
+            "modify", str(volume), (changes, credentials), lambda: self._modify(volume, changes, credentials)
+        )
 
     def delete(self, volume: VolumeId, credentials: Credentials | None = None, image_id: str = "") -> None:
         """Take the volume away; gone already is success. With `image_id`, only if the name still means that image.
@@ -146,11 +156,11 @@ class Volumes:
         if self._recent.is_new(str(plan.id)) and (made := self._store.make(plan, request.credentials)) is not None:
             return made
         if (there := self._store.glance(plan.id, request.credentials)) is not None:
-            return same_as_asked(there, plan, request.size)
+            return self._throttled_as_asked(same_as_asked(there, plan, request.size), request)
         for _ in range(_ROUNDS):
             found = self._store.find(plan.id, request.credentials)
             if isinstance(found, Volume):
-                return same_as_asked(found, plan, request.size)
+                return self._throttled_as_asked(same_as_asked(found, plan, request.size), request)
             if isinstance(found, Wreck):
                 self._store.salvage(found, request.credentials)
             elif isinstance(found, Stranger):
@@ -181,7 +191,28 @@ class Volumes:
         if found.size < wanted:
             self._store.resize(found, wanted, credentials)
             found = self.get(volume, credentials)
-        return found
+        # also where nothing grew now: who grew it may have been killed before this
+        return self._throttle(found, lambda throttle: (throttle.qos, throttle.made_with), credentials)
+
+    def _modify(self, volume: VolumeId, changes: Qos, credentials: Credentials | None) -> Volume:
+        found = self.get(volume, credentials)
+        return self._throttle(found, lambda throttle: (throttle.qos.changed(changes), throttle.made_with), credentials)
+
+    def _throttled_as_asked(self, found: Volume, request: CreateRequest) -> Volume:
+        """A repeated create changes nothing, also after a `modify`; one that asks for something else has its way."""
+        if request.qos in (found.throttle.made_with, found.throttle.qos):
+            return found
+        return self._throttle(found, lambda _: (request.qos, request.qos), request.credentials)
+
+    def _throttle(self, found: Volume, decide: Callable[[Throttle], tuple[Qos, Qos]], credentials: Credentials | None) -> Volume:
+        for _ in range(_ROUNDS):
+            qos, made_with = decide(found.throttle)
+            as_is = (qos, made_with) == (found.throttle.qos, found.throttle.made_with)
+            if as_is and found.throttle.fits(found.size):
+                return found
+            self._store.throttle(found, qos, made_with, credentials)
+            found = self.get(found.id, credentials)
+        raise Unavailable(f"how fast {found.id} may be kept changing under {_ROUNDS} attempts")
 
     def _delete(self, volume: VolumeId, credentials: Credentials | None, *, image_id: str = "", abandoned: bool = False) -> None:
         for _ in range(_ROUNDS):
@@ -208,7 +239,7 @@ def plan_for(request: CreateRequest) -> Blueprint:
     image = VolumeId(place, image_name(place, request.name))
     size = request.size.choose()
     request.layout.check_size(size)
-    return Blueprint(image, request.name, size, request.layout, request.labels)
+    return Blueprint(image, request.name, size, request.layout, request.labels, request.qos)
 
 
 def same_as_asked(found: Volume, plan: Blueprint, size: SizeRange) -> Volume:

@@ -53,8 +53,10 @@ def fresh_driver(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def specs(fresh_driver: Driver, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Spec]:
     """Each spec of the controller's services, run with one kind of volume."""
     directory, binary = tmp_path_factory.mktemp("suite"), csi_sanity(print)
+    mutable = directory / "mutable.yaml"
+    mutable.write_text("maxIops: '1000'\n")
     with idle_node(directory) as node:
-        flags = ("-controller", fresh_driver.endpoint, "-access-type", request.param)
+        flags = ("-controller", fresh_driver.endpoint, "-access-type", request.param, "-mutable-parameters", str(mutable))
         return run(binary, node, directory, *flags, focus=CONTROLLER)
 
 

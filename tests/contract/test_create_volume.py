@@ -164,11 +164,6 @@ def test_a_source_is_refused_while_none_can_be_copied(driver: Driver) -> None:
         driver.create(volume_content_source=source)
 
 
-def test_mutable_parameters_are_refused_by_name(driver: Driver) -> None:
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "maxIops"):
-        driver.create(mutable_parameters={"maxIops": "100"})
-
-
 def test_credentials_of_the_request_win(driver: Driver, ceph: Ceph) -> None:
     key = ceph.command("auth get", entity=f"client.{ceph.user}")[0]["key"]  # type: ignore[index]
     with refused(grpc.StatusCode.PERMISSION_DENIED, "client.nobody"):

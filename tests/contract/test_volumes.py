@@ -131,8 +131,12 @@ class TestControllerGetVolume:
 class TestValidateVolumeCapabilities:
     def test_what_works_is_confirmed_word_for_word(self, driver: Driver) -> None:
         volume = driver.create(parameters={"imageFeatures": "layering"})
+        mutable = {"maxIops": "100"}
         fields = {"parameters": {"imageFeatures": "layering"}, "volume_context": dict(volume.volume_context)}
-        confirmed = validate(driver, volume.volume_id, capability(), capability(block=True), **fields).confirmed
+        confirmed = validate(
+            driver, volume.volume_id, capability(), capability(block=True), mutable_parameters=mutable, **fields
+        ).confirmed
+        assert dict(confirmed.mutable_parameters) == mutable
         assert list(confirmed.volume_capabilities) == [capability(), capability(block=True)]
         assert (dict(confirmed.parameters), dict(confirmed.volume_context)) == tuple(fields.values())
 
@@ -142,7 +146,7 @@ class TestValidateVolumeCapabilities:
             (capability(Mode.MULTI_NODE_MULTI_WRITER), {}, "block volume"),
             (capability(), {"parameters": {"imageFeatures": "layering"}}, "other parameters"),
             (capability(), {"parameters": {"poll": "rbd"}}, "unknown parameter"),
-            (capability(), {"mutable_parameters": {"maxIops": "1"}}, "changed later"),
+            (capability(), {"mutable_parameters": {"pool": "rbd"}}, "mutable_parameters.pool"),
         ],
     )
     def test_what_does_not_is_explained(
