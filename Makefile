@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 KUBERNETES ?= 1.30
 WORKERS ?= 3
 
-.PHONY: help demo demo-stop test lint format venv setup kubernetes sidecars bench clean
+.PHONY: help demo demo-stop test lint format venv setup kubernetes cinder sidecars bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -18,7 +18,7 @@ demo: venv kubernetes ## a claim becomes a bound PersistentVolume on a real imag
 demo-stop: ## stop what the demo left running, and remove it
 	@$(PY) hack/demo stop $(DEV)
 
-test: lint kubernetes sidecars ## every test, against a real Ceph and a real Kubernetes
+test: lint kubernetes sidecars cinder ## every test, against a real Ceph and a real Kubernetes
 	@echo "test: running the tests"
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -52,6 +52,9 @@ kubernetes: setup ## build the development Kubernetes, once per machine
 sidecars: setup ## build Kubernetes 1.36 and the standard CSI sidecars, once per machine
 	@hack/dev-kubernetes build --version 1.36
 	@python3 -m hack.sidecars.build
+
+cinder: setup ## install the development Cinder from PyPI, once per machine
+	@hack/dev-cinder build
 
 bench: venv kubernetes ## how fast, as ratios to bare librbd on the same cluster
 	@$(PY) hack/bench core

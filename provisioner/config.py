@@ -1,7 +1,9 @@
-"""The config file: which clusters there are. Read once at the start, and again whenever it changes.
+"""The config file: which clusters and clouds there are. Read once at the start, and again whenever it changes.
 
     clusters:
       dev: {conf: /etc/ceph/ceph.conf, user: provisioner, keyring: /etc/ceph/ceph.client.provisioner.keyring}
+    clouds:
+      openstack: {cloud: main, file: /etc/openstack/clouds.yaml}
 
 Errors name the file and the key. A file that turns bad while the program runs is reported, and the last good one stays.
 """
@@ -10,12 +12,14 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import yaml
 
 from provisioner.ceph.cluster import ClusterConfig
+from provisioner.cinder.cloud import INITIATOR, CloudConfig
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
 
@@ -32,11 +36,40 @@ class _Cluster(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     pools: tuple[str, ...] = ("rbd",)
 
 
+class _Cloud(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    endpoint: str = ""
+    user: str = "admin"
+    project: str = "admin"
+    cloud: str = ""
+    file: str = ""
+    region: str = ""
+    timeout: int = 30
+    patience: int = 60
+    host: str = "ceph-provisioner"
+    initiator: str = INITIATOR
+    wwpns: tuple[str, ...] = ()
+    multipath: bool = False
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    clusters: dict[str, _Cluster]
+    clusters: dict[str, _Cluster] = {}
+    clouds: dict[str, _Cloud] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the file says, checked."""
+
+    clusters: dict[str, ClusterConfig]
+    clouds: dict[str, CloudConfig] = field(default_factory=dict)
 
 
 def parse(path: Path) -> dict[str, ClusterConfig]:
+    """The clusters of the file."""
+    return parse_all(path).clusters
+
+
+def parse_all(path: Path) -> Known:
     """Read and check the file. Raises InvalidRequest with the file and the key at fault."""
     try:
         raw = yaml.safe_load(path.read_text())
@@ -45,9 +78,12 @@ def parse(path: Path) -> dict[str, ClusterConfig]:
         raise InvalidRequest("--config", path, error.strerror or str(error)) from error
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         raise InvalidRequest("--config", path, str(error)) from error
-    if not file.clusters:
+    if not file.clusters and not file.clouds:
         raise InvalidRequest("--config", path, "clusters: names no cluster")
-    return {name: _checked(path, name, cluster) for name, cluster in file.clusters.items()}
+    if both := file.clusters.keys() & file.clouds.keys():
+        raise InvalidRequest("--config", path, f"clouds.{min(both)}: is a cluster's name too, and both stand in volume ids")
+    clouds = {name: _checked_cloud(path, name, cloud) for name, cloud in file.clouds.items()}
+    return Known({name: _checked(path, name, cluster) for name, cluster in file.clusters.items()}, clouds)
 
 
 def _checked(path: Path, name: str, given: _Cluster) -> ClusterConfig:
@@ -73,6 +109,18 @@ def _checked(path: Path, name: str, given: _Cluster) -> ClusterConfig:
     )
 
 
+def _checked_cloud(path: Path, name: str, given: _Cloud) -> CloudConfig:
+    key = f"{path}: clouds.{name}"
+    if not name or "/" in name or "@" in name:
+        raise InvalidRequest(key, name, "a cloud's name must not be empty nor hold '/' or '@'")
+    if given.endpoint and (given.cloud or given.file):
+        raise InvalidRequest(f"{key}.endpoint", given.endpoint, "is of a Cinder without Keystone: keep it, or cloud and file")
+    for part in ("timeout", "patience"):
+        if not 1 <= getattr(given, part) <= 600:
+            raise InvalidRequest(f"{key}.{part}", getattr(given, part), "must be between 1 and 600 seconds")
+    return CloudConfig(name, **msgspec.structs.asdict(given))
+
+
 def _pool(key: str, cluster: str, text: str) -> str:
     """Check a `pool` or `pool/namespace`."""
     pool, _, namespace = text.partition("/")
@@ -89,24 +137,31 @@ class ConfigFile:
     def __init__(self, path: Path) -> None:
         """Raises InvalidRequest for a file that can't be used."""
         self._path = path
-        self._stamp, self._clusters = self._stat(), parse(path)
+        self._stamp, self._known = self._stat(), parse_all(path)
         self._lock = threading.Lock()
 
     def clusters(self) -> Mapping[str, ClusterConfig]:
         """Today's clusters by name."""
+        return self._today().clusters
+
+    def clouds(self) -> Mapping[str, CloudConfig]:
+        """Today's clouds by name."""
+        return self._today().clouds
+
+    def _today(self) -> Known:
         stamp = self._stat()
         if stamp != self._stamp:
             with self._lock:
                 self._reread(stamp)
-        return self._clusters
+        return self._known
 
     def _reread(self, stamp: tuple[int, int]) -> None:
         if stamp == self._stamp:
             return
         self._stamp = stamp
         try:
-            self._clusters = parse(self._path)
-            log.info("%s changed: clusters %s", self._path, ", ".join(sorted(self._clusters)))
+            self._known = parse_all(self._path)
+            log.info("%s changed: clusters %s", self._path, ", ".join(sorted(self._known.clusters | self._known.clouds)))
         except InvalidRequest as error:
             log.error("%s; going on with what it said before", error)
 

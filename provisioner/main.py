@@ -11,13 +11,17 @@ import provisioner
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.event_log import EventLog
+from provisioner.ceph.keys import Keys
 from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
+from provisioner.claims.connected import Exports
 from provisioner.claims.controller import Controller, Options
 from provisioner.config import ConfigFile
+from provisioner.core.by_cluster import by_cluster
 from provisioner.core.changes import Changes
 from provisioner.core.errors import ProvisionerError, Unavailable
 from provisioner.core.ids import Place, check_place
+from provisioner.core.ports import VolumeStore
 from provisioner.core.single_flight import SingleFlight
 from provisioner.core.volumes import Volumes
 from provisioner.housekeeping import Housekeeping
@@ -80,9 +84,10 @@ def claims(
     lease_api = Api(access, agent, Limits(connections=2), metrics.on_call)
     places = Places(Clusters(config.clusters))
     store = CephStore(places)
-    volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
+    exports, every_store = _exports(config, places, store)
+    volumes = Volumes(every_store, SingleFlight(on_done=metrics.on_operation))
     housekeeping = Housekeeping(places, store, metrics)
-    controller = Controller(api, lease_api, volumes, config.clusters, options, metrics)
+    controller = Controller(api, lease_api, volumes, config.clusters, options, metrics, exports)
     status = StatusServer(listen, metrics, controller.unhealthy, controller.unready)
     status.start()
     click.echo(f"serving {name}; status at http://{status.address}", err=True)
@@ -184,6 +189,18 @@ def _attend(volumes: Volumes, place: Place) -> None:
         volumes.attend(place)
     except Unavailable as error:
         click.echo(f"ceph-provisioner: {error}; going on", err=True)
+
+
+def _exports(config: ConfigFile, places: Places, store: CephStore) -> tuple[Exports | None, VolumeStore]:
+    """Cinder beside Ceph, if the config file names a cloud."""
+    if not config.clouds():
+        return None, store
+    # imported here: the OpenStack SDK's 40 MB are for those who have one
+    from provisioner.cinder.api import Clouds
+    from provisioner.cinder.store import CinderStore
+
+    cinder = CinderStore(Clouds(config.clouds))
+    return Exports(cinder, Keys(places.clusters).find, config.clouds), by_cluster(store, cinder, config.clouds)
 
 
 def _own_namespace() -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import ceph as ceph_harness
+from tests.harness import cinder as cinder_harness
 from tests.harness import kubernetes as kubernetes_harness
 from tests.harness.ceph import Ceph
+from tests.harness.cinder import Cinder
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.program import Program
 
@@ -22,6 +24,16 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
         yield ceph_harness.start(directory)
     finally:
         ceph_harness.stop(directory)
+
+
+@pytest.fixture(scope="session")
+def cinder(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cinder]:
+    """A Cinder in a pool of its own of the Ceph, as `hack/dev-cinder` makes it."""
+    directory = tmp_path_factory.mktemp("cinder") / "c"
+    try:
+        yield cinder_harness.start(directory, ceph)
+    finally:
+        cinder_harness.stop(directory)
 
 
 @pytest.fixture(scope="session")

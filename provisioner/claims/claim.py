@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from provisioner.claims import finalizers, objects, request
 from provisioner.claims.classes import Class, Classes, refuse_other_cluster
+from provisioner.claims.connected import Connected
 from provisioner.claims.data_source import Origin, Origins
 from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Choice, Kubelets, choose
@@ -68,13 +69,14 @@ class Provisioner:
         recorder: Recorder,
         setting: Setting,
         on_saved: Callable[[Object], None],
+        connected: Connected | None = None,
     ) -> None:
         """`on_saved` hears of each claim whose PersistentVolume was just saved."""
         self._api, self._volumes, self._classes = api, volumes, classes
         self._handouts, self._maker, self._kubelets = handouts, maker, kubelets
         self._caches, self._recorder, self._setting = caches, recorder, setting
         self._origins, self._protection = origins, Protection(api, caches.claims)
-        self._on_saved = on_saved
+        self._on_saved, self._connected = on_saved, connected
 
     def reconcile(self, claim: Object) -> None:
         """Do the next steps for the claim. Raises the core's and Kubernetes' errors; safe to call again at any time."""
@@ -119,17 +121,28 @@ class Provisioner:
         is_first_try = objects.CLAIM_FINALIZER not in objects.finalizers(claim)
         self._protection.hold(held)
         volume = self._made(held, storage_class, credentials, origin, is_first_try=is_first_try)
-        handout, minted = self._handouts.give(held, volume, storage_class, credentials)
-        self._maker.save(self._maker.body(held, volume, storage_class, handout, minted, native=choice.native))
+        self._maker.save(self._body(held, volume, storage_class, credentials, native=choice.native))
         self._on_saved(held)
         self._release(held)
         self._recorder.event(held, "Normal", "ProvisioningSucceeded", f"made {volume.id} of {volume.size} bytes")
+
+    def _body(
+        self, claim: Object, volume: Volume, storage_class: Class, credentials: Credentials | None, *, native: bool
+    ) -> Object:
+        """Hand the volume out, and give the PersistentVolume to save."""
+        if storage_class.is_connected and self._connected:
+            source, minted = self._connected.give(claim, volume, storage_class)
+            return self._maker.body_with(source, claim, volume, storage_class, minted)
+        handout, minted = self._handouts.give(claim, volume, storage_class, credentials)
+        return self._maker.body(claim, volume, storage_class, handout, minted, native=native)
 
     def _checked(self, claim: Object, raw_class: Object) -> tuple[Class, Choice]:
         request.refuse_what_cannot_work(claim)
         request.size_of(claim)
         storage_class = self._classes.resolve(raw_class)
         pv_type = storage_class.parameters.pv_type
+        if storage_class.is_connected:  # which kubelets can mount it shows with the connection
+            return storage_class, Choice(native=True)
         choice = choose(pv_type, [] if pv_type == "csi" else self._kubelets.versions())
         if choice.warning:
             self._recorder.event(claim, "Warning", "NotEveryNodeCanMount", choice.warning)
@@ -155,7 +168,7 @@ class Provisioner:
         wanted = CreateRequest(
             objects.volume_name(claim),
             storage_class.place,
-            request.size_of(claim),
+            storage_class.rounded(request.size_of(claim)),
             storage_class.parameters.layout,
             labels,
             credentials,
@@ -216,8 +229,9 @@ class Provisioner:
 
     def _forget(self, claim: Object) -> None:
         """Undo what was made for the claim. Raises what may pass; what says that nothing of ours is there is the end of it."""
-        self._handouts.take_back_secret(self._handouts.secret_of(claim))
         target = objects.noted_target(claim)
+        is_connected = target is not None and self._classes.is_cloud(target.place.cluster)
+        self._handouts.take_back_secret(self._handouts.secret_of(claim, is_connected=is_connected))
         if target is None:
             return
         credentials = self._classes.credentials(objects.annotations(claim).get(objects.ADMIN_SECRET, ""))

@@ -4,13 +4,15 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from provisioner.ceph.cluster import ClusterConfig
+from provisioner.cinder.offering import Offering
+from provisioner.claims import cinder_class
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
-from provisioner.core.model import Credentials
+from provisioner.core.model import Credentials, SizeRange
 from provisioner.core.parameters import ClassParameters, SecretRef, read_parameters
 from provisioner.kube.errors import Forbidden, NotFound
 from provisioner.kube.resources import SECRETS, Object
@@ -30,6 +32,16 @@ class Class:
     mount_options: tuple[str, ...]
     expandable: bool
 
+    def rounded(self, size: SizeRange) -> SizeRange:
+        """The size in the units of the class's backend. Raises OutOfRange where rounding goes over the limit."""
+        layout = self.parameters.layout
+        return layout.rounded(size) if isinstance(layout, Offering) else size
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether volumes of the class are reached through a connection that their store makes."""
+        return isinstance(self.parameters.layout, Offering)
+
     @property
     def admin(self) -> str:
         """Where the class' own credentials lie, as `user@namespace/name`; "" for the cluster's."""
@@ -40,20 +52,39 @@ class Class:
 class Classes:
     """Resolves classes against the config file and reads their credentials."""
 
-    def __init__(self, api: Api, clusters: Callable[[], Mapping[str, ClusterConfig]]) -> None:
-        self._api, self._clusters = api, clusters
+    def __init__(
+        self,
+        api: Api,
+        clusters: Callable[[], Mapping[str, ClusterConfig]],
+        clouds: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        self._api, self._clusters, self._clouds = api, clusters, clouds
 
     def resolve(self, storage_class: Object) -> Class:
         """Check the class. Raises InvalidRequest with the parameter at fault."""
-        parameters = read_parameters(storage_class.get("parameters") or {})
+        parameters = self._parameters(storage_class.get("parameters") or {})
         return Class(
             name=storage_class["metadata"]["name"],
             parameters=parameters,
-            place=check_place(Place(self._cluster(parameters), parameters.pool, parameters.namespace)),
+            place=check_place(self._place(parameters)),
             reclaim_policy=storage_class.get("reclaimPolicy") or "Delete",
             mount_options=tuple(storage_class.get("mountOptions") or ()),
             expandable=bool(storage_class.get("allowVolumeExpansion")),
         )
+
+    def is_cloud(self, cluster: str) -> bool:
+        """Tell whether the name is a cloud's, whose volumes are connected."""
+        return cluster in self._clouds()
+
+    def _parameters(self, given: Mapping[str, str]) -> ClassParameters:
+        clouds = self._clouds()
+        if cinder_class.is_cinders(given, clouds, self._clusters()):
+            return cinder_class.read(given, clouds)
+        return read_parameters(given)
+
+    def _place(self, parameters: ClassParameters) -> Place:
+        cluster = parameters.cluster if self.is_cloud(parameters.cluster) else self._cluster(parameters)
+        return Place(cluster, parameters.pool, parameters.namespace)
 
     def credentials(self, admin: str) -> Credentials | None:
         """Read the Secret that `Class.admin` names; None for the cluster's own credentials."""

@@ -16,6 +16,7 @@ from provisioner.claims import objects, request
 from provisioner.claims.capacity import Capacities, Poll
 from provisioner.claims.claim import Caches, Provisioner, Setting
 from provisioner.claims.classes import Classes
+from provisioner.claims.connected import Connected, Exports
 from provisioner.claims.data_source import Origins
 from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Kubelets
@@ -72,6 +73,7 @@ class Controller:
         clusters: Callable[[], Mapping[str, ClusterConfig]],
         options: Options,
         metrics: Metrics,
+        exports: Exports | None = None,
     ) -> None:
         """Wires the parts; nothing is asked of the API server yet. Raises InvalidRequest for an option that can't be."""
         self._api, self._options, self._metrics = api, options, metrics
@@ -89,7 +91,8 @@ class Controller:
         self._classes = Reflector(api, STORAGE_CLASSES.path(), self._class_changed, trim=without_managed_fields)
         self._claim_queue, self._volume_queue = WorkQueue(), WorkQueue()
         self._tries = _Tries()
-        self._resolver = Classes(api, clusters)
+        self._exports = exports
+        self._resolver = Classes(api, clusters, exports.clouds if exports else tuple)
         self._volumes = volumes
         self._elector = Elector(lease_api, options.namespace, options.lease, identity, self._lead, self._follow)
         self._leading, self._started = threading.Event(), threading.Event()
@@ -143,6 +146,9 @@ class Controller:
     def _build(self, kubernetes: str) -> None:
         setting = Setting(self._options.provisioner, kubernetes)
         handouts = Handouts(self._api, self._volumes, self._options.namespace)
+        kubelets = Kubelets(self._api)
+        exports = self._exports
+        connected = Connected(exports, self._volumes, handouts, kubelets, self._recorder) if exports else None
         caches = Caches(self._claims.store, self._pvs.store, self._classes.store)
         self._provisioner = Provisioner(
             self._api,
@@ -151,13 +157,14 @@ class Controller:
             handouts,
             Maker(self._api, setting.provisioner, self._csi_driver),
             Origins(self._api, setting.provisioner, self._csi_driver),
-            Kubelets(self._api),
+            kubelets,
             caches,
             self._recorder,
             setting,
             self._saved,
+            connected,
         )
-        self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts)
+        self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts, connected)
         self._resizer = Resizer(self._api, self._volumes, self._resolver, self._pvs.store, self._recorder, setting.provisioner)
         self._sweeper = Sweeper(self._api, self._volumes, self._resolver, setting)
         self._capacity_poll = self._poll()

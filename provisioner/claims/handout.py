@@ -5,13 +5,14 @@ By default the volume gets a cephx user of its own that opens nothing else; a cl
 """
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from provisioner.claims.classes import Class
 from provisioner.claims.objects import DOMAIN, volume_name
 from provisioner.claims.sources import Handout
 from provisioner.core.errors import InvalidRequest
-from provisioner.core.model import Credentials, Grant, Volume
+from provisioner.core.model import Credentials, Volume
 from provisioner.core.parameters import SecretRef
 from provisioner.core.volumes import Volumes
 from provisioner.kube.errors import AlreadyExists, NotFound
@@ -28,6 +29,8 @@ class Minted:
     user: str = ""
     secret: str = ""
     """As `namespace/name`."""
+    connection: str = ""
+    """The kind of the connection that was made, for a volume that its store exports."""
 
 
 class Handouts:
@@ -49,26 +52,32 @@ class Handouts:
             return Handout(tuple(monitors), given.user, secret), Minted()
         grant = self._volumes.publish(volume, credentials)
         secret = SecretRef(self._namespace, secret_name(volume_name(claim)))
-        self._write(secret, volume, grant)
+        self.write(secret, "kubernetes.io/rbd", _cephx(grant.credentials), volume)
         minted = Minted(grant.credentials.user, f"{secret.namespace}/{secret.name}")
         return Handout(tuple(grant.monitors), grant.credentials.user, secret), minted
 
     def take_back_secret(self, where: str) -> None:
         """Delete a Secret that was made here (`namespace/name`); gone already is fine."""
         namespace, _, name = where.partition("/")
-        if namespace != self._namespace or not name.endswith(_SUFFIX):
+        if namespace != self._namespace or not name.endswith((_SUFFIX, _CONNECTION)):
             raise InvalidRequest("Secret", where, "was not made by this provisioner")
         try:
             self._api.delete(SECRETS.path(namespace, name))
         except NotFound:
             return
 
-    def secret_of(self, claim: Object) -> str:
+    def secret_of(self, claim: Object, *, is_connected: bool = False) -> str:
         """Where the Secret of the claim's volume would lie, as `namespace/name`."""
-        return f"{self._namespace}/{secret_name(volume_name(claim))}"
+        name = self.connection_secret(claim).name if is_connected else secret_name(volume_name(claim))
+        return f"{self._namespace}/{name}"
 
-    def _write(self, secret: SecretRef, volume: Volume, grant: Grant) -> None:
-        body = _body(secret, volume, grant.credentials)
+    def connection_secret(self, claim: Object) -> SecretRef:
+        """Where the Secret for a connection of the claim's volume lies, if it takes one."""
+        return SecretRef(self._namespace, volume_name(claim) + _CONNECTION)
+
+    def write(self, secret: SecretRef, kind: str, data: Mapping[str, str], volume: Volume) -> None:
+        """Have a Secret of this type and text; one that is there gets the text."""
+        body = _secret(secret, kind, data, volume)
         try:
             self._api.create(SECRETS.path(secret.namespace), body)
         except AlreadyExists:
@@ -76,7 +85,7 @@ class Handouts:
             self._api.patch(path, {"data": body["data"]})
 
 
-_SUFFIX = "-cephx"
+_SUFFIX, _CONNECTION = "-cephx", "-connection"
 
 
 def secret_name(volume: str) -> str:
@@ -84,9 +93,12 @@ def secret_name(volume: str) -> str:
     return volume + _SUFFIX
 
 
-def _body(secret: SecretRef, volume: Volume, credentials: Credentials) -> Object:
-    """A Secret of the type that the kubelet's rbd plugin insists on; `userID` and `userKey` are what CSI nodes read."""
-    data = {"key": credentials.key, "userID": credentials.user, "userKey": credentials.key}
+def _cephx(credentials: Credentials) -> Mapping[str, str]:
+    """What the kubelet's rbd plugin reads; `userID` and `userKey` are what CSI nodes read."""
+    return {"key": credentials.key, "userID": credentials.user, "userKey": credentials.key}
+
+
+def _secret(secret: SecretRef, kind: str, data: Mapping[str, str], volume: Volume) -> Object:
     return SECRETS.body(
         {
             "namespace": secret.namespace,
@@ -94,6 +106,6 @@ def _body(secret: SecretRef, volume: Volume, credentials: Credentials) -> Object
             "labels": _MANAGED,
             "annotations": {f"{DOMAIN}/volume": str(volume.id)},
         },
-        type="kubernetes.io/rbd",
+        type=kind,
         data={name: base64.b64encode(value.encode()).decode() for name, value in data.items()},
     )

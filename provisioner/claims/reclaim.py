@@ -7,6 +7,7 @@ from enum import Enum
 
 from provisioner.claims import finalizers, objects
 from provisioner.claims.classes import Classes
+from provisioner.claims.connected import Connected
 from provisioner.claims.handout import Handouts
 from provisioner.core.volumes import Volumes
 from provisioner.kube.errors import NotFound
@@ -36,9 +37,9 @@ def end_of(volume: Object) -> End:
 class Reclaimer:
     """Brings one PersistentVolume of ours to its end when that has come."""
 
-    def __init__(self, api: Api, volumes: Volumes, classes: Classes, handouts: Handouts) -> None:
+    def __init__(self, api: Api, volumes: Volumes, classes: Classes, handouts: Handouts, connected: Connected | None) -> None:
         self._api, self._volumes = api, volumes
-        self._classes, self._handouts = classes, handouts
+        self._classes, self._handouts, self._connected = classes, handouts, connected
 
     def reconcile(self, volume: Object) -> None:
         """Do what the policy says if the volume is free. Raises the core's and Kubernetes' errors; safe to call again."""
@@ -75,6 +76,8 @@ class Reclaimer:
         credentials = self._classes.credentials(noted.get(objects.ADMIN_SECRET, ""))
         if end is End.DELETE_IMAGE:
             self._volumes.delete(target, credentials, noted.get(objects.IMAGE_ID, ""))
+        elif self._connected and objects.CONNECTION in noted:
+            self._connected.take_back(volume)
         if user := noted.get(objects.USER):
             self._volumes.revoke(target, user, credentials)
         if secret := noted.get(objects.SECRET):

@@ -78,7 +78,7 @@ class Resizer:
             return None
 
     def _is_ours_to_grow(self, claim: Object, volume: Object) -> bool:
-        native = "rbd" in volume["spec"]
+        native = any(source in volume["spec"] for source in ("rbd", "iscsi", "fc"))
         bound = objects.claim_uid_of(volume) == objects.uid(claim)
         return native and bound and objects.is_served_by(volume, self._provisioner)
 

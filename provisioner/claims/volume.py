@@ -29,6 +29,11 @@ class Maker:
         source = (self._native if native else self._csi).spec(
             volume, storage_class, handout, read_only=modes == ["ReadOnlyMany"], block=block
         )
+        return self.body_with(source, claim, volume, storage_class, minted)
+
+    def body_with(self, source: Object, claim: Object, volume: Volume, storage_class: Class, minted: Minted) -> Object:
+        """The object to save, with a source that is built already."""
+        block = objects.volume_mode(claim) == "Block"
         metadata = {
             "name": objects.volume_name(claim),
             "annotations": self._annotations(volume, storage_class, minted),
@@ -38,7 +43,7 @@ class Maker:
             metadata,
             spec={
                 "capacity": {"storage": from_bytes(volume.size)},
-                "accessModes": modes,
+                "accessModes": objects.access_modes(claim),
                 "volumeMode": objects.volume_mode(claim),
                 "persistentVolumeReclaimPolicy": storage_class.reclaim_policy,
                 "storageClassName": storage_class.name,
@@ -65,6 +70,7 @@ class Maker:
             objects.IMAGE_ID: volume.image_id,
             objects.USER: minted.user,
             objects.SECRET: minted.secret,
+            objects.CONNECTION: minted.connection,
             objects.ADMIN_SECRET: storage_class.admin,
         }
         return {key: value for key, value in noted.items() if value}

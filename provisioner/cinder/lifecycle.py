@@ -1,0 +1,144 @@
+"""A Cinder volume from its making to its end: each step may be the last before a crash, and is safe to repeat."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from provisioner.cinder import connecting, records
+from provisioner.cinder.api import Api
+from provisioner.cinder.errors import Failed, Unanswered
+from provisioner.cinder.offering import Offering
+from provisioner.cinder.records import GIB, Record
+from provisioner.cinder.waiting import until
+from provisioner.core.errors import Conflict, HasDependants, InUse, InvalidRequest, NotFound, ProvisionerError
+from provisioner.core.model import Blueprint
+
+
+def make(api: Api, plan: Blueprint) -> None:
+    """Have a volume made under the plan's name, and wait for it. What failed is gone again, unless nobody answered."""
+    doing = f"making volume {plan.id}"
+    try:
+        api.post("/volumes", doing, {"volume": _wanted(plan)})
+        settle(api, plan.id.image)
+    except Unanswered:
+        raise
+    except NotFound as error:
+        _undo(api, plan.id.image)
+        raise InvalidRequest("parameters.type", plan.layout.described().get("type", ""), str(error)) from error
+    except (Failed, ProvisionerError):
+        _undo(api, plan.id.image)
+        raise
+
+
+def settle(api: Api, name: str) -> None:
+    """Wait until the volume of the name is no longer being made. Raises Failed, with Cinder's reason, if it could not be."""
+
+    def settled() -> Record | None:
+        found = records.named(api, name)
+        if not found:
+            raise Failed(f"volume {name} went while Cinder was making it")
+        return None if found[0]["status"] in records.UNDER_WAY else found[0]
+
+    record = until(settled, api.config.patience, f"Cinder is making volume {name}")
+    if records.is_wreck(record):
+        raise Failed(f"Cinder could not make volume {name}: {_reason(api, record['id'])}")
+
+
+def extend(api: Api, uuid: str, size: int) -> None:
+    """Grow the volume to `size` bytes, rounded up to GiB, attached or not; returns when it has grown."""
+    doing = f"growing volume {uuid}"
+    api.act(uuid, "os-extend", doing, {"new_size": gibs(size)})
+
+    def grown() -> Record | None:
+        record = look(api, uuid)
+        return None if record is not None and record["status"] == "extending" else record or {}
+
+    record = until(grown, api.config.patience, f"Cinder is {doing}")
+    if record.get("size", 0) * GIB < size:
+        raise Failed(f"Cinder could not grow volume {uuid}: {_reason(api, uuid)}")
+
+
+def remove(api: Api, uuid: str) -> None:
+    """Take the volume away, attached by us or not, and wait until it is gone; gone already is fine.
+
+    In reverse of how it came: detach, terminate the connection, lift the reservation, delete. Raises InUse, HasDependants.
+    """
+    record = look(api, uuid)
+    if record is None:
+        return
+    connecting.disconnect(api, record)
+    if record["status"] != "deleting":
+        _delete(api, uuid)
+    until(lambda: _gone(api, uuid), api.config.patience, f"Cinder is deleting volume {uuid}")
+
+
+def look(api: Api, uuid: str) -> Record | None:
+    """The volume as it is now, None if it is gone."""
+    try:
+        found: Record = api.get(f"/volumes/{uuid}", f"looking at volume {uuid}")["volume"]
+    except NotFound:
+        return None
+    return found
+
+
+def gibs(size: int) -> int:
+    """Bytes rounded up to what Cinder counts in."""
+    return -(-size // GIB)
+
+
+def _wanted(plan: Blueprint) -> Mapping[str, Any]:
+    offering = plan.layout
+    if not isinstance(offering, Offering):
+        raise InvalidRequest("layout", plan.name, "a Cinder volume is asked for by type and zone")
+    chosen = {"volume_type": offering.type, "availability_zone": offering.zone}
+    return {
+        "name": plan.id.image,
+        "size": gibs(plan.size),
+        "metadata": records.metadata(plan),
+        **{key: value for key, value in chosen.items() if value},
+    }
+
+
+def _undo(api: Api, name: str) -> None:
+    """Remove every volume of the name that a failed create left; one that can't be is left to the retry or the sweep."""
+    try:
+        for record in records.named(api, name):
+            remove(api, record["id"])
+    except ProvisionerError as error:
+        connecting.log.warning("undoing the making of volume %s: %s", name, error)
+
+
+def _delete(api: Api, uuid: str) -> None:
+    try:
+        api.delete(f"/volumes/{uuid}", f"deleting volume {uuid}")
+    except NotFound:
+        return
+    except (Conflict, InvalidRequest) as error:
+        if "snapshot" in str(error):
+            raise HasDependants(f"Cinder volume {uuid}", _snapshots(api, uuid) or ["snapshots"]) from error
+        raise
+
+
+def _gone(api: Api, uuid: str) -> bool | None:
+    """True when the volume is gone, None while that goes on; a backend that refuses has it back as it was."""
+    record = look(api, uuid)
+    if record is None:
+        return True
+    if record["status"] == "available":
+        raise InUse(f"Cinder volume {uuid}", ["a client that has it open, or a clone: Cinder took it back"])
+    if record["status"] == "error_deleting":
+        raise Failed(f"Cinder could not delete volume {uuid}: {_reason(api, uuid)}")
+    return None
+
+
+def _snapshots(api: Api, uuid: str) -> list[str]:
+    listed = api.get("/snapshots", f"listing snapshots of volume {uuid}", volume_id=uuid)["snapshots"]
+    return [str(each["name"] or each["id"]) for each in listed]
+
+
+def _reason(api: Api, uuid: str) -> str:
+    """What Cinder tells its users of a failure behind an accepted call."""
+    try:
+        told = api.get("/messages", f"reading messages about volume {uuid}", resource_uuid=uuid, limit=1)["messages"]
+    except ProvisionerError:
+        told = []
+    return str(told[0]["user_message"]) if told else "it does not say why"

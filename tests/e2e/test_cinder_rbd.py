@@ -1,0 +1,126 @@
+"""A claim of a class of Cinder's becomes a volume, and a native PersistentVolume that needs Cinder no more. About 40 s."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rados
+import rbd
+
+from provisioner.kube.resources import PERSISTENT_VOLUMES
+from tests.harness.ceph import Ceph
+from tests.harness.cinder import CLOUD, Cinder
+from tests.harness.kubernetes import NAMESPACE, Kubernetes
+from tests.harness.program import Program
+from tests.harness.waiting import until
+
+
+@pytest.fixture(scope="module")
+def provisioner(cinder: Cinder, ceph: Ceph, account: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A provisioner that knows the Ceph, the Cinder, and the key of Cinder's user."""
+    directory = tmp_path_factory.mktemp("provisioner")
+    made = Program(directory, cinder.config_file(directory, ceph), account, f"{uuid.uuid4().hex[:8]}.example.com/cinder")
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def storage_class(provisioner: Program, kubernetes: Kubernetes) -> str:
+    return kubernetes.make_class(provisioner.provisioner, {"cloud": CLOUD, "type": "rbd"})
+
+
+def test_the_volume_s_own_fields_and_secret_open_it_until_the_claim_goes_and_leaves_nothing(
+    cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, storage_class: str
+) -> None:
+    claim = kubernetes.make_claim(storage_class, "1500Mi", volumeMode="Block")
+    volume = kubernetes.wait_bound(claim, 60)
+    name, source = volume["metadata"]["name"], volume["spec"]["rbd"]
+    assert volume["spec"]["capacity"]["storage"] == "2Gi", "what Cinder made, not what was asked for"
+    assert [(made["status"], made["size"]) for made in cinder.named(name)] == [("in-use", 2)]
+    assert source["secretRef"] == {"namespace": NAMESPACE, "name": f"{name}-connection"}
+    write_and_read(kubernetes, source)
+
+    kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "3Gi"}}}})
+    until(lambda: (kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "3Gi", 60, "the claim says 3Gi")
+    assert ceph.info(source["image"], cinder.pool)["size"] == 3 << 30
+    assert kubernetes.api.get(PERSISTENT_VOLUMES.path(name=name))["spec"]["capacity"]["storage"] == "3Gi"
+
+    kubernetes.delete_claim(claim)
+    kubernetes.wait_gone(claim, 60)
+    cinder.wait_nothing_left(ceph, name)
+    assert f"{name}-connection" not in secrets(kubernetes)
+
+
+def test_a_retained_volume_is_free_for_others_when_its_object_goes(
+    cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, provisioner: Program
+) -> None:
+    kept = kubernetes.make_class(provisioner.provisioner, {"type": "rbd"}, reclaimPolicy="Retain")
+    claim = kubernetes.make_claim(kept)
+    name = kubernetes.wait_bound(claim, 60)["metadata"]["name"]
+    kubernetes.delete_claim(claim)
+    kubernetes.delete_volume(name)
+    kubernetes.wait_gone(claim, 60)
+    (left,) = cinder.named(name)
+    assert (left["status"], left["attachments"]) == ("available", [])
+    assert f"{name}-connection" not in secrets(kubernetes)
+    cinder.remove(left["id"])
+
+
+def test_a_secret_that_the_class_names_is_used_as_it_is(
+    cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, provisioner: Program
+) -> None:
+    named = kubernetes.make_class(provisioner.provisioner, {"type": "rbd", "userSecretName": "our-key", "fsType": "xfs"})
+    claim = kubernetes.make_claim(named)
+    volume = kubernetes.wait_bound(claim, 60)
+    source = volume["spec"]["rbd"]
+    assert source["secretRef"] == {"namespace": "default", "name": "our-key"}
+    assert source["fsType"] == "xfs"
+    kubernetes.delete_claim(claim)
+    kubernetes.wait_gone(claim, 60)
+    cinder.wait_nothing_left(ceph, volume["metadata"]["name"])
+
+
+def test_where_nobody_knows_the_key_the_claim_is_told_and_nothing_is_left(
+    cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, account: Path, tmp_path: Path
+) -> None:
+    program = Program(tmp_path, cinder.config_file(tmp_path, ceph, key=False), account, f"{uuid.uuid4().hex[:8]}.example.com/c")
+    storage_class = kubernetes.make_class(program.provisioner, {"cloud": CLOUD, "type": "rbd"})
+    claim = kubernetes.make_claim(storage_class)
+    try:
+        program.start()
+        kubernetes.wait_event(claim, "ProvisioningFailed", "add an entry with these monitors, user cinder", 60)
+        cinder.wait_nothing_left(ceph, f"pvc-{claim['metadata']['uid']}")
+        assert kubernetes.volume_of(claim) is None
+        kubernetes.delete_claim(claim)
+        kubernetes.wait_gone(claim, 60)
+    finally:
+        program.stop()
+
+
+def test_a_typo_in_a_class_is_refused_by_name(kubernetes: Kubernetes, provisioner: Program) -> None:
+    storage_class = kubernetes.make_class(provisioner.provisioner, {"type": "rbd", "availabilty": "nova"})
+    claim = kubernetes.make_claim(storage_class)
+    kubernetes.wait_event(claim, "ProvisioningFailed", "parameters.availabilty 'nova': unknown parameter")
+    kubernetes.delete_claim(claim)
+
+
+def write_and_read(kubernetes: Kubernetes, source: dict[str, object]) -> None:
+    """Use the image with nothing but what stands in the PersistentVolume, as a node would."""
+    secret: dict[str, str] = source["secretRef"]  # type: ignore[assignment]
+    key = kubernetes.secret_data(secret["namespace"], secret["name"])["key"]
+    monitors = ",".join(source["monitors"])  # type: ignore[call-overload]
+    client = rados.Rados(name=f"client.{source['user']}", conf={"mon_host": monitors, "key": key})
+    client.connect()
+    try:
+        with client.open_ioctx(source["pool"]) as pool, rbd.Image(pool, source["image"]) as image:
+            image.write(b"written with the Secret's key", 0)
+            assert image.read(0, 7) == b"written"
+    finally:
+        client.shutdown()
+
+
+def secrets(kubernetes: Kubernetes) -> list[str]:
+    return [secret["metadata"]["name"] for secret in kubernetes.secrets()]
