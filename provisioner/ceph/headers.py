@@ -21,6 +21,17 @@ _METADATA = "metadata_"
 _FIELDS = ("size", "order", "features", "snap_seq", "parent", "stripe_unit", "stripe_count", "data_pool_id")
 _OVER_EMPTY = "\0"
 _NO_OBJECT = 0
+_PARENT_AT, _WITH_NAMESPACE = 6, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The snapshot that an image is a clone of."""
+
+    pool_id: int
+    namespace: str
+    image_id: str
+    snap_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ class Header:
     order: int
     features: int
     snap_seq: int
-    has_parent: bool
+    parent: Parent | None
     stripe_unit: int
     stripe_count: int
     data_pool_id: int
@@ -121,7 +132,7 @@ def parse_header(image_id: str, values: Mapping[str, bytes]) -> Header:
         order=number("order"),
         features=number("features"),
         snap_seq=number("snap_seq"),
-        has_parent="parent" in values,
+        parent=_parent(values.get("parent", b"")),
         stripe_unit=number("stripe_unit"),
         stripe_count=number("stripe_count"),
         data_pool_id=number("data_pool_id") if "data_pool_id" in values else NO_DATA_POOL,
@@ -131,3 +142,16 @@ def parse_header(image_id: str, values: Mapping[str, bytes]) -> Header:
             if key.startswith(_METADATA)
         },
     )
+
+
+def _parent(raw: bytes) -> Parent | None:
+    """Decode cls_rbd's `cls_rbd_parent`; version 2 is written since Nautilus."""
+    if len(raw) < _PARENT_AT + 8:
+        return None
+    pool_id, at, namespace = struct.unpack_from("<q", raw, _PARENT_AT)[0], _PARENT_AT + 8, ""
+    if raw[0] >= _WITH_NAMESPACE:
+        namespace = wire.text(raw, at)
+        at += 4 + wire.number(raw[at : at + 4])
+    image_id = wire.text(raw, at)
+    at += 4 + wire.number(raw[at : at + 4])
+    return None if pool_id < 0 else Parent(pool_id, namespace, image_id, wire.number(raw[at : at + 8]))

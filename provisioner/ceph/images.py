@@ -28,6 +28,8 @@ _IMPLIED = rbd.RBD_FEATURE_STRIPINGV2 | rbd.RBD_FEATURE_DATA_POOL
 
 def find(pool: rados.Ioctx, volume: VolumeId) -> Found:
     """Tell what the name holds: both of `rbd_id` and `rbd_directory` have to agree, and a header has to exist."""
+    if names.is_reserved(volume.image):
+        return None
     with explained(f"looking up image {volume}"):
         image_id = names.read_id(pool, volume.image)
         listed = names.listed_id(pool, volume.image)
@@ -46,7 +48,7 @@ def glance(pool: rados.Ioctx, volume: VolumeId) -> Volume | None:
     with explained(f"looking up image {volume}"):
         image_id = names.read_id(pool, volume.image)
         header = marks.read_header(pool, image_id) if image_id is not None else None
-        if header is None or marks.is_dying(header) or not marks.is_ours(header):
+        if header is None or marks.is_leaving(header) or not marks.is_ours(header):
             return None
         found = marks.read_volume(volume, header)
         return found if image_name(volume.place, found.name) == volume.image else None
@@ -55,7 +57,7 @@ def glance(pool: rados.Ioctx, volume: VolumeId) -> Volume | None:
 def _judged(pool: rados.Ioctx, volume: VolumeId, image_id: str | None, listed: str | None) -> Found:
     seen = image_id or listed or ""
     header = marks.read_header(pool, seen)
-    dying = header is not None and marks.is_dying(header)
+    dying = header is not None and marks.is_leaving(header)
     if header is None or dying or image_id != listed:
         return Wreck(volume, seen, dying)
     return marks.read_volume(volume, header) if marks.is_ours(header) else Stranger(volume, seen)
@@ -79,7 +81,7 @@ def make(pool: rados.Ioctx, plan: Blueprint, instance: int) -> Volume | None:
         if not headers.write_metadata(pool, image_id, marked, only_without=marks.FINGERPRINT):
             return None
     created, throttle = marked[marks.CREATED], qos.read(marked, image_id)
-    return Volume(plan.id, image_id, plan.name, plan.size, plan.layout.described(), dict(plan.labels), created, throttle=throttle)
+    return Volume(plan.id, image_id, plan.name, plan.size, plan.asked, dict(plan.labels), created, throttle=throttle)
 
 
 def adopt(pool: rados.Ioctx, stranger: Stranger, plan: Blueprint, data_pool_id: int) -> None:
@@ -137,7 +139,7 @@ def _create(pool: rados.Ioctx, plan: Blueprint) -> None:
             pool,
             plan.id.image,
             plan.size,
-            order=_order(layout) or None,
+            order=order_of(layout) or None,
             features=features_of(layout),
             stripe_unit=layout.stripe_unit,
             stripe_count=layout.stripe_count,
@@ -149,7 +151,8 @@ def _create(pool: rados.Ioctx, plan: Blueprint) -> None:
         raise
 
 
-def _order(layout: Layout) -> int:
+def order_of(layout: Layout) -> int:
+    """The object size as librbd's power of two; 0 for the default."""
     return max(layout.object_size.bit_length() - 1, 0)
 
 
@@ -160,7 +163,7 @@ def _differences(header: Header, plan: Blueprint, data_pool_id: int) -> list[str
         told.append(f"size is {header.size} bytes, asked for {plan.size}")
     if features != features_of(layout):
         told.append(f"imageFeatures are {_words(features)}, asked for {_words(features_of(layout))}")
-    if layout.object_size and header.order != _order(layout):
+    if layout.object_size and header.order != order_of(layout):
         told.append(f"objectSize is {1 << header.order} bytes, asked for {layout.object_size}")
     if not _lacks_striping(header, layout) and _striping(header) != _asked_striping(header, layout):
         told.append(f"striping is {_striping(header)}, asked for {_asked_striping(header, layout)}")
@@ -215,7 +218,7 @@ def _objects(header: Header, unit: int, count: int) -> int:
 
 def _signs_of_use(pool: rados.Ioctx, header: Header) -> list[str]:
     signs = []
-    if header.has_parent:
+    if header.parent is not None:
         signs.append("it is a clone")
     if marks.FINGERPRINT in header.metadata:
         signs.append("it bears the mark of another image")

@@ -8,10 +8,14 @@ ceph-provisioner.published    the image's id, once the volume was handed out
 ceph-provisioner.qos          JSON: how it is throttled; see `qos`
 ceph-provisioner.deleting     the image's id, once it was decided to delete it; to keep one that was taken back from the
                               trash by hand, remove this key
+ceph-provisioner.tombstone    the image's id, once the volume was deleted though snapshots of it are kept: the image then
+                              bears the name cp.dead.<id>
+ceph-provisioner.turn         another value after each step that a delete decided before must not overlook
 """
 
 import datetime
 import hashlib
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +24,7 @@ import rados
 
 from provisioner.ceph import headers, qos
 from provisioner.ceph.headers import Header
-from provisioner.core.ids import VolumeId
+from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import Blueprint, Volume
 
 PREFIX = "ceph-provisioner."
@@ -30,7 +34,9 @@ LABELS = PREFIX + "labels"
 CREATED = PREFIX + "created"
 PUBLISHED = PREFIX + "published"
 DELETING = PREFIX + "deleting"
-_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING, *qos.KEYS)
+TOMBSTONE = PREFIX + "tombstone"
+TURN = PREFIX + "turn"
+_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING, TOMBSTONE, TURN, *qos.KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
 
 def marks_for(plan: Blueprint, image_id: str) -> dict[str, str]:
     """The metadata that makes an image ours, and throttles it."""
-    asked = _Request(plan.name, plan.layout.described())
+    asked = _Request(plan.name, plan.asked)
     return {**_marks(asked, image_id, plan.labels), **qos.tags(plan.qos, plan.qos, plan.size, image_id)}
 
 
@@ -70,6 +76,27 @@ def is_ours(header: Header) -> bool:
 def is_dying(header: Header) -> bool:
     """Tell whether a delete of this very image was begun."""
     return header.metadata.get(DELETING) == header.image_id and is_ours(header)
+
+
+def is_entombed(header: Header) -> bool:
+    """Tell whether a delete of this very image began that keeps its snapshots."""
+    return header.metadata.get(TOMBSTONE) == header.image_id and is_ours(header)
+
+
+def is_leaving(header: Header) -> bool:
+    """Tell whether the image is no volume any more, whatever name still leads to it."""
+    return is_dying(header) or is_entombed(header)
+
+
+def turn() -> dict[str, str]:
+    """The metadata that makes a delete notice whatever is written together with it."""
+    return {TURN: uuid.uuid4().hex}
+
+
+def volume_for(place: Place, header: Header) -> VolumeId:
+    """The volume that the image was made to be; call it for an image that is ours."""
+    request = msgspec.json.decode(header.metadata[REQUEST], type=_Request)
+    return VolumeId(place, image_name(place, request.name))
 
 
 def read_volume(volume: VolumeId, header: Header) -> Volume:

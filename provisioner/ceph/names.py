@@ -16,6 +16,11 @@ from provisioner.ceph import wire
 DIRECTORY = "rbd_directory"
 TRASH = "rbd_trash"
 
+NEW = "cp.new."
+"""Opens the names of images that are being built: a hash of the request follows."""
+DEAD = "cp.dead."
+"""Opens the names of deleted volumes whose snapshots are kept: the image's id follows."""
+
 NORMAL, MOVING, REMOVING, RESTORING = range(4)
 """States of an entry in the trash; librbd removes only what is NORMAL, or was left REMOVING."""
 
@@ -70,6 +75,31 @@ def unlist(pool: rados.Ioctx, name: str, image_id: str) -> None:
     """Take the pair off `rbd_directory`; a pair that isn't there is fine, another pair stays."""
     with contextlib.suppress(rados.ObjectNotFound):
         wire.call(pool, DIRECTORY, "dir_remove_image", wire.string(name) + wire.string(image_id))
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether the name is one that no request's image bears, but our own half-way houses."""
+    return name.startswith((NEW, DEAD))
+
+
+def rename(pool: rados.Ioctx, old: str, new: str, image_id: str) -> bool:
+    """Give the image another name; False, and nothing changed, if that is taken. Gone on with where a killed one stopped.
+
+    librbd's order: new id object, old id object gone, directory in one step. Each is done only with this id, so that doing
+    it twice, or late, harms nobody. Raises ObjectExists if the directory lists another image under the new name.
+    """
+    if not write_id(pool, new, image_id) and read_id(pool, new) != image_id:
+        return False
+    remove_id(pool, old, image_id)
+    with contextlib.suppress(rados.ObjectNotFound):  # listed under the new name already
+        wire.call(pool, DIRECTORY, "dir_rename_image", wire.string(old) + wire.string(new) + wire.string(image_id))
+    return True
+
+
+def reserved(pool: rados.Ioctx, prefix: str, after: str, limit: int) -> dict[str, str]:
+    """Listed names that open with `prefix`, behind the name `after`, with their ids, at most `limit`."""
+    found = wire.omap_page(pool, DIRECTORY, f"name_{after}" if after else "", f"name_{prefix}", limit)
+    return {key.removeprefix("name_"): wire.text(raw) for key, raw in found.items()}
 
 
 def page(pool: rados.Ioctx, after: str, limit: int) -> dict[str, str]:

@@ -25,6 +25,8 @@ from provisioner.core.errors import Unavailable
 PROCESSES = "ceph-provisioner.processes"
 PURGE = "purge"
 """The lock of whoever walks through the trash."""
+_PROCESS = "process."
+"""Opens the names of the locks that say a process is alive; the others are of tasks."""
 LAPSE = 15
 """Seconds without a renewal after which a process counts as dead."""
 _FENCED = 86400.0
@@ -123,12 +125,12 @@ class Registry:
         with explained("leaving the list of provisioner processes"):
             _forget(pool, self._me)
 
-    def hold(self, pool: rados.Ioctx, task: str) -> bool:
+    def hold(self, pool: rados.Ioctx, task: str, seconds: int = LAPSE) -> bool:
         """Take or renew the lock of a task that one process does at a time; False while another has it.
 
-        It lapses after LAPSE seconds, and with the process: whoever buries it takes it away.
+        It lapses after so many seconds, and with the process: whoever buries it takes it away.
         """
-        return wire.lock(pool, PROCESSES, task, self._me, "at work", LAPSE)
+        return wire.lock(pool, PROCESSES, task, self._me, "at work", seconds)
 
     def let_go(self, pool: rados.Ioctx, task: str) -> None:
         """Give a task's lock back."""
@@ -166,7 +168,9 @@ class Registry:
 
     def _bury(self, pool: rados.Ioctx, instance: str, process: Process) -> None:
         self._connection.fence(process.address, _FENCED)
-        wire.break_lock(pool, PROCESSES, PURGE, int(instance), instance)
+        for task in wire.locks(pool, PROCESSES):
+            if not task.startswith(_PROCESS):
+                wire.break_lock(pool, PROCESSES, task, int(instance), instance)
         _forget(pool, instance)
 
     def _enter(self, pool: rados.Ioctx) -> None:
@@ -205,7 +209,7 @@ def _decoded(entry: bytes) -> Process | None:
 
 
 def _lock(instance: str) -> str:
-    return f"process.{instance}"
+    return f"{_PROCESS}{instance}"
 
 
 def _forget(pool: rados.Ioctx, instance: str) -> None:

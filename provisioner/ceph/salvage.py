@@ -4,6 +4,8 @@ librbd's steps, in their order: create = directory, id object (before Octopus th
 map; move to the trash = trash entry, id object gone, directory gone; rename = new id object, directory, old id object gone;
 restore = id object, directory, trash entry gone; remove = header gone, id object gone, directory gone.
 
+Renames of our own, from a reserved name and to a tombstone's, are told by the image's marks, and finished at once.
+
 Nobody writes down who is at work on a name. So pieces are touched only when their author can't be at work any more: a delete
 of ours was decided (each of its steps is safe to do twice), or no other process of ours is alive and nothing moved for a
 moment, or nothing moved for longer than any living author's calls can take.
@@ -15,7 +17,7 @@ from collections import OrderedDict
 
 import rados
 
-from provisioner.ceph import headers, images, marks, names, trash
+from provisioner.ceph import clones, headers, images, marks, names, removal
 from provisioner.ceph.errors import explained
 from provisioner.ceph.registry import Registry
 from provisioner.core.errors import AlreadyExists, Unavailable
@@ -47,11 +49,13 @@ class Sightings:
             return first
 
 
-def salvage(pool: rados.Ioctx, registry: Registry, wreck: Wreck, sightings: Sightings) -> None:
+def salvage(pool: rados.Ioctx, registry: Registry, wreck: Wreck, sightings: Sightings, is_claimed: removal.Claimed) -> None:
     """Clear the name. Unavailable while somebody may still be at work on it, AlreadyExists for what can't be explained."""
     with explained(f"clearing what is left of image {wreck.id}"):
         if wreck.dying:
-            trash.discard(pool, registry, wreck.id, wreck.image_id)
+            removal.discard(pool, registry, wreck.id, wreck.image_id, is_claimed)
+        elif clones.finish(pool, wreck.id, wreck.image_id):
+            return
         elif _is_abandoned(pool, registry, wreck, sightings.since(wreck)):
             _clear(pool, wreck)
             if images.find(pool, wreck.id) == wreck:
@@ -74,7 +78,9 @@ def _is_abandoned(pool: rados.Ioctx, registry: Registry, wreck: Wreck, first_see
 def _clear(pool: rados.Ioctx, wreck: Wreck) -> None:
     name = wreck.id.image
     image_id, listed = names.read_id(pool, name), names.listed_id(pool, name)
-    if image_id is not None and image_id != listed:
+    if image_id is not None and listed is not None and clones.claims(pool, wreck.id, image_id):
+        names.unlist(pool, name, listed)  # of a create that came to nothing, since the name was taken
+    elif image_id is not None and image_id != listed:
         _clear_id(pool, wreck, image_id)
     elif image_id is None and listed is not None:
         _clear_listing(pool, wreck, listed)

@@ -20,8 +20,6 @@ from provisioner.core.model import Snapshot
 USER, GROUP, TRASH, MIRROR = range(4)
 """Namespaces of RBD snapshots."""
 MARK = marks.PREFIX + "snapshot."
-TURN = marks.PREFIX + "turn"
-"""Bears another value after each snapshot that was marked: a delete that was decided before it notices."""
 STEP = "cp.src."
 """Opens the names of snapshots that a clone of a volume is made from; they live for a moment."""
 

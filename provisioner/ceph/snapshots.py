@@ -5,7 +5,6 @@ refuses. A process killed between leaves a claim, or a claim and a snapshot with
 Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the mark, which is what a retry finds the way by.
 """
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -142,7 +141,7 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot:
         raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away while it was made")
     if (mark := album.mark_of(there)) is None:
         mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group)
-        told = {**snapshot_headers.mark_values(name, mark), snapshot_headers.TURN: uuid.uuid4().hex}
+        told = {**snapshot_headers.mark_values(name, mark), **marks.turn()}
         if not headers.change_metadata(pool, entry.image_id, told, expected={marks.DELETING: ""}):
             remove(pool, entry.image_id, name)
             raise NotFound(f"volume {entry.volume}")

@@ -7,12 +7,26 @@ from functools import partial
 
 import rados
 
-from provisioner.ceph import capacity, headers, images, marks, names, qos, salvage, trash, users, wire
+from provisioner.ceph import (
+    capacity,
+    clones,
+    headers,
+    images,
+    index,
+    marks,
+    names,
+    qos,
+    removal,
+    salvage,
+    trash,
+    users,
+    wire,
+)
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
 from provisioner.ceph.places import Places, Room
-from provisioner.core.errors import Denied, NotFound, ProvisionerError
+from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import (
     Blueprint,
@@ -51,6 +65,17 @@ class CephStore:
         with self._places.enrolled(plan.id.place, credentials) as room:
             return images.make(room.pool, plan, room.connection.instance)
 
+    def clone(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
+        """Build the volume from the plan's source; None if the name was taken."""
+        if plan.source is None:
+            raise InvalidRequest("source", "", "there is nothing to clone")
+        with (
+            self._places.enrolled(plan.id.place, credentials) as home,
+            self._places.enrolled(clones.place_of(plan.source), credentials) as origin,
+            explained(f"making image {plan.id} from {plan.source}"),
+        ):
+            return clones.make(plan, plan.source, home, origin)
+
     def adopt(self, stranger: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
         """Mark an image that a killed create left without its mark."""
         with self._places.enrolled(plan.id.place, credentials) as room:
@@ -64,7 +89,8 @@ class CephStore:
     def salvage(self, wreck: Wreck, credentials: Credentials | None) -> None:
         """Finish or undo what a killed operation left."""
         with self._places.enrolled(wreck.id.place, credentials) as room:
-            salvage.salvage(room.pool, room.registry, wreck, self._sightings)
+            is_claimed = self._claimed(wreck.id.place, credentials)
+            salvage.salvage(room.pool, room.registry, wreck, self._sightings, is_claimed)
 
     def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
         """Grow the image to `size` bytes."""
@@ -77,9 +103,10 @@ class CephStore:
             return qos.change(pool, volume, wanted, made_with)
 
     def discard(self, volume: Volume, credentials: Credentials | None) -> None:
-        """Move the image to the trash."""
+        """Take the image off its name: to the trash, or under a tombstone's while snapshots of it are kept."""
         with self._places.enrolled(volume.id.place, credentials) as room:
-            trash.discard(room.pool, room.registry, volume.id, volume.image_id)
+            is_claimed = self._claimed(volume.id.place, credentials)
+            removal.discard(room.pool, room.registry, volume.id, volume.image_id, is_claimed)
 
     def mark_published(self, volume: Volume, credentials: Credentials | None) -> None:
         """Note on the image that it was handed out."""
@@ -143,8 +170,8 @@ class CephStore:
             place, credentials = key
             try:
                 with self._places.enrolled(place, credentials) as room:
-                    withdraw = partial(_withdraw, room, place)
-                    yield place, trash.purge(room.pool, room.registry, self._bystanders, pace, withdraw)
+                    chores = trash.Chores(partial(_withdraw, room, place), self._claimed(place, credentials))
+                    yield place, trash.purge(room.pool, room.registry, self._bystanders, pace, chores)
             except ProvisionerError as error:
                 self._places.forget_if_lost(key, error)
                 yield place, error
@@ -154,6 +181,16 @@ class CephStore:
         credentials = next((key[1] for key in self._places.worked_in() if key[0] == place), None)
         with self._places.at(place, credentials) as (_, pool):
             return trash.backlog(pool)
+
+    def _claimed(self, place: Place, credentials: Credentials | None) -> removal.Claimed:
+        """Looks in the cluster's index whether a snapshot of an image was asked for."""
+
+        def is_claimed(image_id: str, name: str) -> bool:
+            with self._places.at(self._places.home(place.cluster), credentials) as (_, pool):
+                entry = index.read(pool, name)
+            return entry is not None and (entry.volume.place, entry.image_id) == (place, image_id)
+
+        return is_claimed
 
 
 def _withdraw(room: Room, place: Place, header: Header) -> None:
@@ -171,6 +208,10 @@ def _data_pool_id(connection: Connection, plan: Blueprint) -> int:
 
 def _listed(pool: rados.Ioctx, volume: VolumeId, image_id: str) -> Volume | None:
     header = marks.read_header(pool, image_id)
-    if header is None or not marks.is_ours(header) or marks.is_dying(header):
+    if header is None or not marks.is_ours(header) or marks.is_leaving(header):
         return None
+    if names.is_reserved(volume.image):  # a build that was killed on its way to its name, or is there in a moment
+        volume = marks.volume_for(volume.place, header)
+        if names.read_id(pool, volume.image) != image_id:
+            return None
     return marks.read_volume(volume, header)

@@ -1,8 +1,9 @@
-"""Deleting: off its name at once, out of the pool in the background, and never somebody else's data.
+"""The trash: out of the pool in the background, and never somebody else's data.
 
-A volume is marked as dying, then moved to the trash: neither depends on its size. The purge walks the trash under a RADOS
+`removal` takes an image off its name, at a cost that does not depend on its size. The purge walks the trash under a RADOS
 lock, takes only images that bear our mark of dying, and lets a client that still has one open finish: Ceph refuses to
-remove a watched image. It needs no manager daemon, and goes on where a killed one stopped.
+remove a watched image, and one that clones need stays until the last is gone or flattened. It needs no manager daemon, and
+goes on where a killed one stopped.
 """
 
 import errno
@@ -13,45 +14,14 @@ from dataclasses import dataclass
 import rados
 import rbd
 
-from provisioner.ceph import headers, marks, names
+from provisioner.ceph import headers, marks, names, removal
 from provisioner.ceph.errors import BROKEN, errno_of, explained
 from provisioner.ceph.headers import Header
-from provisioner.ceph.registry import PURGE, Registry, Standing
-from provisioner.core.errors import Conflict, HasDependants, InUse
-from provisioner.core.ids import VolumeId
+from provisioner.ceph.registry import PURGE, Registry
+from provisioner.ceph.snapshot_headers import Album, read_album
 
 _PAGE = 64
 _REMEMBERED = 100_000
-
-
-def discard(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str) -> None:
-    """Move the image to the trash if nobody uses it. InUse names the clients, HasDependants the snapshots."""
-    with explained(f"deleting image {volume}"):
-        _refuse_if_needed(pool, registry, volume, image_id)
-        if headers.write_metadata(pool, image_id, {marks.DELETING: image_id}):
-            names.move_to_trash(pool, volume.image, image_id)
-
-
-def _refuse_if_needed(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str) -> None:
-    try:
-        image = rbd.Image(pool, image_id=image_id, read_only=True)
-    except rbd.ImageNotFound:
-        return
-    with image:
-        watchers = list(image.watchers_list())
-        snapshots = [snapshot["name"] for snapshot in image.list_snaps()]
-        migrating = bool(image.features() & rbd.RBD_FEATURE_MIGRATING)
-    standings = {watcher["addr"]: registry.judge(pool, watcher["id"]) for watcher in watchers}
-    foreign = [address for address, standing in standings.items() if standing is Standing.FOREIGN]
-    # an OSD may list the watcher of a dead client for ever; fenced, it uses nothing any more
-    if in_use := registry.without_fenced(foreign):
-        raise InUse(f"image {volume}", in_use)
-    if any(standing in (Standing.ALIVE, Standing.SELF) for standing in standings.values()):
-        raise Conflict(f"image {volume}", "a process of ours has it open")
-    if snapshots:
-        raise HasDependants(f"image {volume}", [f"snapshot {name}" for name in snapshots])
-    if migrating:
-        raise Conflict(f"image {volume}", "an administrator migrates it (rbd migration)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +51,42 @@ class Bystanders:
         return time.monotonic() - self._seen.get(image_id, -self._seconds) < self._seconds
 
 
-def purge(
-    pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool], withdraw: Callable[[Header], None]
-) -> Purge:
+@dataclass(frozen=True, slots=True)
+class Chores:
+    """What a purge has others do: `withdraw` the user of an image that was handed out, look whether a snapshot `is_claimed`."""
+
+    withdraw: Callable[[Header], None]
+    is_claimed: removal.Claimed
+
+
+def purge(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool], chores: Chores) -> Purge:
     """Remove our dying images from the trash, unless another process is at it. `pace` waits between two, False ends the walk.
 
-    `withdraw` takes away the user of an image that was handed out: after that, nothing knows of it any more. Whoever walks
-    also buries the dead among our processes, whose watches would keep images for half a minute.
+    Whoever walks also buries the dead among our processes, whose watches would keep images for half a minute.
     """
     with explained("purging the trash"):
         if not registry.hold(pool, PURGE):
             return Purge(0, 0, skipped=True)
         try:
             registry.living(pool)
-            return _walk(pool, registry, bystanders, pace, withdraw)
+            return _walk(pool, registry, bystanders, pace, chores)
         finally:
             registry.let_go(pool, PURGE)
 
 
-def _walk(
-    pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool], withdraw: Callable[[Header], None]
-) -> Purge:
+def _walk(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool], chores: Chores) -> Purge:
     removed = kept = 0
     for image_id, entry, header in _dying(pool, bystanders):
+        album = read_album(pool, image_id) if header is not None and header.snap_seq else None
+        if header is not None and header.metadata.get(marks.PUBLISHED) == image_id:
+            chores.withdraw(header)
+            headers.change_metadata(pool, image_id, {}, remove=[marks.PUBLISHED])
+        if album is not None and any(each.children for each in album.snapshots):
+            kept += 1
+            continue
         if not pace() or not registry.hold(pool, PURGE):
             break
-        if header is not None and header.metadata.get(marks.PUBLISHED) == image_id:
-            withdraw(header)
-        if _remove(pool, image_id, entry):
+        if _remove(pool, image_id, entry, album, chores):
             removed += 1
         else:
             kept += 1
@@ -136,7 +114,7 @@ def _dying(pool: rados.Ioctx, bystanders: Bystanders) -> Iterator[tuple[str, nam
         after = max(page)
 
 
-def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry) -> bool:
+def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry, album: Album | None, chores: Chores) -> bool:
     """Finish what a killed move left, then let librbd remove the image; False if it has to stay for now."""
     if entry.state == names.RESTORING:
         return False  # an administrator takes it back; finishing that is theirs
@@ -145,6 +123,8 @@ def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry) -> bool:
     elif entry.state == names.MOVING:
         names.settle_trash(pool, image_id)
     try:
+        if album is not None:
+            removal.clear(pool, album, chores.is_claimed)
         rbd.RBD().trash_remove(pool, image_id)
     except rbd.ImageNotFound:
         return True

@@ -21,6 +21,7 @@ PAGE = 1000
 
 _MISMATCH = 4095
 """From here on, an errno says at which byte `cmpext` met a difference."""
+_LOCK = "lock."
 _EXCLUSIVE, _MAY_RENEW, _CLIENT = 1, 1, 8
 
 
@@ -80,6 +81,13 @@ def omap_whole(pool: rados.Ioctx, obj: str) -> dict[str, bytes]:
     return values
 
 
+def omap_set(pool: rados.Ioctx, obj: str, key: str, value: str) -> None:
+    """Set the key, whatever it was."""
+    with rados.WriteOpCtx() as operation:
+        pool.set_omap(operation, (key,), (value.encode(),))
+        pool.operate_write_op(operation, obj)
+
+
 def omap_replace(pool: rados.Ioctx, obj: str, key: str, value: str, expected: str) -> bool:
     """Set the key if it has the value `expected`, in one step; tell whether it had. "" means absent; all is ASCII."""
     with rados.WriteOpCtx() as operation:
@@ -126,16 +134,29 @@ def lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds:
 
 
 def unlock(pool: rados.Ioctx, obj: str, name: str, cookie: str) -> None:
-    """Let go of a lock; one that lapsed is fine."""
-    with contextlib.suppress(rados.ObjectNotFound):
-        pool.unlock(obj, name, cookie)
+    """Let go of a lock, to the last trace; one that lapsed is fine."""
+    _end_lock(pool, obj, name, "unlock", string(cookie))
 
 
 def break_lock(pool: rados.Ioctx, obj: str, name: str, instance: int, cookie: str) -> None:
     """Take a lock away from the client `instance`, if it has it."""
-    body = string(name) + struct.pack("<Bq", _CLIENT, instance) + string(cookie)
+    _end_lock(pool, obj, name, "break_lock", struct.pack("<Bq", _CLIENT, instance) + string(cookie))
+
+
+def locks(pool: rados.Ioctx, obj: str) -> list[str]:
+    """Names of the locks on the object, those that lapsed included."""
     with contextlib.suppress(rados.ObjectNotFound):
-        call(pool, obj, "break_lock", struct.pack("<BBI", 1, 1, len(body)) + body, cls="lock")
+        return [name.removeprefix(_LOCK) for name, _ in pool.get_xattrs(obj) if name.startswith(_LOCK)]
+    return []
+
+
+def _end_lock(pool: rados.Ioctx, obj: str, name: str, method: str, whose: bytes) -> None:
+    """End a lock if it is whose it is said to be; the class itself would leave an empty one behind for each name."""
+    body = string(name) + whose
+    with rados.WriteOpCtx() as operation, contextlib.suppress(rados.ObjectNotFound):
+        operation.execute("lock", method, struct.pack("<BBI", 1, 1, len(body)) + body)
+        operation.rm_xattr(_LOCK + name)
+        pool.operate_write_op(operation, obj, flags=FULL_FORCE)
 
 
 def lock_request(name: str, cookie: str, why: str, seconds: int) -> bytes:

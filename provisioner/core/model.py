@@ -141,6 +141,12 @@ class Blueprint:
     layout: Layout
     labels: Mapping[str, str]
     qos: Qos = NO_QOS
+    source: Source | None = None
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Words for comparing and keeping: the layout, and where the content comes from."""
+        return self.layout.described() | ({"source": str(self.source)} if self.source else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,12 @@ class VolumeStore(Protocol):
     def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Make and mark the image; None if the name was taken meanwhile."""
 
+    def clone(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
+        """Make the image with the content of the plan's source, whole or not at all; None if the name was taken meanwhile.
+
+        NotFound for a source that isn't there, OutOfRange for a size below its own, Conflict while another does the same.
+        """
+
     def adopt(self, stranger: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
         """Mark an unmarked image if it is exactly what `make` would have left; else AlreadyExists."""
 
@@ -52,7 +58,7 @@ class VolumeStore(Protocol):
         """Throttle the image so at its size, as one step; False if it was throttled otherwise meanwhile: look again."""
 
     def discard(self, volume: Volume, credentials: Credentials | None) -> None:
-        """Take the image off its name, at a cost that doesn't depend on its size. InUse, HasDependants."""
+        """Take the image off its name, at a cost that doesn't depend on its size; snapshots of it stay. InUse, HasDependants."""
 
     def mark_published(self, volume: Volume, credentials: Credentials | None) -> None:
         """Note on the image that it was handed out: from now on no sweep may take it."""

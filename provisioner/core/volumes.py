@@ -6,8 +6,8 @@ its identity, the image says what it is, and whoever meets another's half-done w
 
 from collections.abc import Callable, Iterator
 
-from provisioner.core.errors import AlreadyExists, Conflict, NotFound, OutOfRange, Unavailable
-from provisioner.core.ids import Place, VolumeId, check_place, image_name
+from provisioner.core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, OutOfRange, Unavailable
+from provisioner.core.ids import Place, SnapshotId, VolumeId, check_place, image_name
 from provisioner.core.model import (
     Blueprint,
     Capacity,
@@ -16,6 +16,7 @@ from provisioner.core.model import (
     Found,
     Grant,
     SizeRange,
+    Source,
     Stranger,
     Volume,
     Wreck,
@@ -29,6 +30,7 @@ _ROUNDS = 5
 """Obstacles that one request removes (a wreck, a race lost) before it lets its asker come again."""
 
 _PAGE = 500
+_Make = Callable[[Blueprint, Credentials | None], Volume | None]
 
 
 class Volumes:
@@ -45,7 +47,7 @@ class Volumes:
         Raises InvalidRequest, AlreadyExists (the name is taken by something else), OutOfSpace, Denied, Unavailable.
         """
         plan = plan_for(request)
-        identity = (plan.name, request.size, plan.layout, plan.qos, request.credentials)
+        identity = (plan.name, request.size, plan.layout, plan.qos, plan.source, request.credentials)
         return self._flights.run("create", str(plan.id), identity, lambda: self._create(plan, request))
 
     def get(self, volume: VolumeId, credentials: Credentials | None = None) -> Volume:
@@ -152,11 +154,16 @@ class Volumes:
         return self._flights.operations()
 
     def _create(self, plan: Blueprint, request: CreateRequest) -> Volume:
+        if plan.source is not None:
+            return self._make(plan, request, self._store.clone)
         # a name that is new to this process is most likely new to Ceph: making it at once spares the look
         if self._recent.is_new(str(plan.id)) and (made := self._store.make(plan, request.credentials)) is not None:
             return made
         if (there := self._store.glance(plan.id, request.credentials)) is not None:
             return self._throttled_as_asked(same_as_asked(there, plan, request.size), request)
+        return self._make(plan, request, self._store.make)
+
+    def _make(self, plan: Blueprint, request: CreateRequest, make: _Make) -> Volume:
         for _ in range(_ROUNDS):
             found = self._store.find(plan.id, request.credentials)
             if isinstance(found, Volume):
@@ -164,10 +171,15 @@ class Volumes:
             if isinstance(found, Wreck):
                 self._store.salvage(found, request.credentials)
             elif isinstance(found, Stranger):
-                self._store.adopt(found, plan, request.credentials)
-            elif (made := self._store.make(plan, request.credentials)) is not None:
+                self._adopt(found, plan, request.credentials)
+            elif (made := make(plan, request.credentials)) is not None:
                 return made
         raise Unavailable(f"{plan.id} kept changing under {_ROUNDS} attempts")
+
+    def _adopt(self, found: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
+        if plan.source is not None:
+            raise AlreadyExists(f"image {plan.id}", ["it was not made by this provisioner"])
+        self._store.adopt(found, plan, credentials)
 
     def _clear(self, found: Stranger | Wreck, credentials: Credentials | None) -> None:
         lies: Found = found
@@ -239,12 +251,22 @@ def plan_for(request: CreateRequest) -> Blueprint:
     image = VolumeId(place, image_name(place, request.name))
     size = request.size.choose()
     request.layout.check_size(size)
-    return Blueprint(image, request.name, size, request.layout, request.labels, request.qos)
+    if request.source is not None:
+        _check_source(request.source, request)
+    return Blueprint(image, request.name, size, request.layout, request.labels, request.qos, request.source)
+
+
+def _check_source(source: Source, request: CreateRequest) -> None:
+    place = source.volume.place if isinstance(source, SnapshotId) else source.place
+    if place.cluster != request.place.cluster:
+        raise InvalidRequest("source", source, f"content can't be taken from another cluster than {request.place.cluster}")
+    if "layering" not in request.layout.features:
+        raise InvalidRequest("imageFeatures", ",".join(sorted(request.layout.features)), "a clone needs layering")
 
 
 def same_as_asked(found: Volume, plan: Blueprint, size: SizeRange) -> Volume:
     """Give `found` if it is what the plan would have made; AlreadyExists names each difference."""
-    asked = plan.layout.described()
+    asked = plan.asked
     differs = [
         f"{key} is {found.asked.get(key, '')!r}, asked for {asked.get(key, '')!r}"
         for key in sorted(asked.keys() | found.asked.keys())

@@ -21,7 +21,7 @@ from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.core.ids import Place, VolumeId
-from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange, Snapshot, SnapshotRequest, Volume
+from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange, Snapshot, SnapshotRequest, Source, Volume
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from tests.harness.ceph import Ceph
@@ -49,6 +49,9 @@ class Provisioner:
         credentials = more.get("credentials")
         assert credentials is None or isinstance(credentials, Credentials)
         return self.volumes.create(CreateRequest(name, place, SizeRange(size, limit), layout, credentials=credentials))
+
+    def clone(self, place: Place, name: str, source: Source, size: int = GIB, layout: Layout = PLAIN) -> Volume:
+        return self.volumes.create(CreateRequest(name, place, SizeRange(size), layout, source=source))
 
     def snapshot(self, place: Place, volume: str, name: str) -> Snapshot:
         return self.snapshots.create(SnapshotRequest(name, VolumeId(place, volume)))
@@ -168,7 +171,7 @@ def unexplained(pool: rados.Ioctx) -> set[str]:
     named = {key.removeprefix("name_"): value[4:].decode() for key, value in directory.items() if key.startswith("name_")}
     listed = {key.removeprefix("id_"): value[4:].decode() for key, value in directory.items() if key.startswith("id_")}
     trashed = {key.removeprefix("id_") for key in trash}
-    known = {"rbd_directory", "rbd_trash", "rbd_info", "rbd_children", PROCESSES}
+    known = {"rbd_directory", "rbd_trash", "rbd_info", "rbd_children", "ceph-provisioner.builds", PROCESSES}
     known |= {f"ceph-provisioner.snapshots.{digit:x}" for digit in range(16)}
     known |= {f"rbd_id.{name}" for name in named}
     for each in set(listed) | trashed:

@@ -1,0 +1,281 @@
+"""Volumes with content: clones of a snapshot, built under a reserved name and renamed when nothing is missing any more.
+
+librbd's clone is five steps, copies the parent's metadata and links parent and child last. So the image is built as
+`cp.new.<hash of the request>` under a RADOS lock, and whatever a killed builder left there is scrapped and made again: a
+half-linked child never becomes a volume. Marks are the last thing built; then the final name is claimed by its id object.
+A volume is cloned from a snapshot that lives for a moment, which Ceph keeps as long as the clone needs it.
+"""
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import rados
+import rbd
+
+from provisioner.ceph import headers, images, marks, names, qos, wire
+from provisioner.ceph.headers import Header, Parent
+from provisioner.ceph.places import Room
+from provisioner.ceph.snapshot_headers import STEP, Album, RbdSnapshot, read_album
+from provisioner.core.errors import Conflict, InvalidRequest, LimitReached, NotFound, OutOfRange, Unavailable
+from provisioner.core.ids import Place, SnapshotId, VolumeId
+from provisioner.core.model import Blueprint, Source, Volume
+from provisioner.core.snapshots import MOST
+
+BUILDS = "ceph-provisioner.builds"
+"""The list, in the source's place, of volumes being cloned: the hash that names the step to the image it is of."""
+_INHERITED = (marks.PREFIX, "conf_rbd_")
+_PATIENCE = 10.0
+"""Seconds to wait for another process that builds the same."""
+_CALLS = 20
+"""RADOS calls that the longest step of a build makes, each bounded by the connection's timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One build: what is made where, and of what. `home` is the room of the target, `origin` that of the source."""
+
+    plan: Blueprint
+    source: Source
+    home: Room
+    origin: Room
+    parent_id: str
+
+    @property
+    def key(self) -> str:
+        """The same for the same request, and for no other."""
+        request = f"{self.plan.id}\n{self.source}\n{self.parent_id}"
+        return hashlib.sha256(request.encode()).hexdigest()[:32]
+
+    @property
+    def name(self) -> str:
+        """The reserved name that it is built under."""
+        return names.NEW + self.key
+
+    @property
+    def step(self) -> str:
+        """The snapshot that a volume is cloned from."""
+        return STEP + self.key
+
+
+def make(plan: Blueprint, source: Source, home: Room, origin: Room) -> Volume | None:
+    """Build the volume that the plan asks for; None if its name was taken meanwhile.
+
+    Raises NotFound for a source that isn't there, OutOfRange for a size below the source's, Conflict while another builds.
+    """
+    album = source_album(origin.pool, source)
+    if isinstance(source, VolumeId) and len(album.snapshots) >= MOST:
+        raise LimitReached(f"volume {source} has {len(album.snapshots)} snapshots, those that clones keep included", MOST)
+    build = Build(plan, source, home, origin, album.header.image_id)
+    with _lock(build):
+        if names.read_id(home.pool, plan.id.image) is not None:
+            return None
+        scrap(home.pool, plan.id.place, build.name)
+        return _published(build, *_built(build))
+
+
+def place_of(source: Source) -> Place:
+    """Where the content comes from."""
+    return source.volume.place if isinstance(source, SnapshotId) else source.place
+
+
+def source_album(pool: rados.Ioctx, source: Source) -> Album:
+    """The header of the image that the content comes from. Raises NotFound unless it is whole, ours, and has the snapshot."""
+    if isinstance(source, SnapshotId):
+        album = read_album(pool, source.image_id)
+        found = album is not None and album.find(source.volume.place, source.snapshot) is not None
+        if album is None or not found or marks.is_dying(album.header):
+            raise NotFound(f"snapshot {source}")
+        return album
+    volume = images.glance(pool, source)
+    album = read_album(pool, volume.image_id) if volume is not None else None
+    if album is None:
+        raise NotFound(f"volume {source}")
+    return album
+
+
+def scrap(pool: rados.Ioctx, place: Place, name: str) -> None:
+    """Take what lies under a reserved name to the trash; nothing there is fine. For whoever holds the build's lock.
+
+    What got as far as to claim its final name is finished instead. Raises Unavailable if it changes meanwhile: then it has
+    another builder.
+    """
+    image_id = names.read_id(pool, name) or names.listed_id(pool, name)
+    if image_id is None:
+        return
+    header = marks.read_header(pool, image_id)
+    if header is None:
+        names.unlist(pool, name, image_id)
+        names.remove_id(pool, name, image_id)
+        return
+    final = _volume_for(place, header)
+    if final is not None and names.read_id(pool, final.image) == image_id:
+        finish(pool, final, image_id)
+        return
+    before = {marks.TURN: header.metadata.get(marks.TURN, "")}
+    if not headers.change_metadata(pool, image_id, marks.marks_of_death(name, image_id), expected=before):
+        raise Unavailable(f"image {name} changed while it was scrapped")
+    names.move_to_trash(pool, name, image_id)
+
+
+def finish(pool: rados.Ioctx, volume: VolumeId, image_id: str) -> bool:
+    """Finish the renaming of an image that holds its final name, but is listed under the reserved one; False if it does not."""
+    header, listed = marks.read_header(pool, image_id), names.listed_name(pool, image_id)
+    if header is None or listed is None or not claims(pool, volume, image_id) or names.listed_id(pool, volume.image):
+        return False
+    return _keep(pool, image_id, header.metadata.get(marks.TURN, "")) and names.rename(pool, listed, volume.image, image_id)
+
+
+def claims(pool: rados.Ioctx, volume: VolumeId, image_id: str) -> bool:
+    """Tell whether a whole image under a reserved name has taken the volume's name for its own."""
+    header, listed = marks.read_header(pool, image_id), names.listed_name(pool, image_id)
+    if header is None or listed is None or not listed.startswith(names.NEW):
+        return False
+    return _volume_for(volume.place, header) == volume and names.read_id(pool, volume.image) == image_id
+
+
+def _keep(pool: rados.Ioctx, image_id: str, turn: str) -> bool:
+    """Have whoever was about to scrap the image notice that it claimed its name; False if it is scrapped already."""
+    return headers.change_metadata(pool, image_id, marks.turn(), expected={marks.TURN: turn, marks.DELETING: ""})
+
+
+def _volume_for(place: Place, header: Header) -> VolumeId | None:
+    """What a whole image was built to be; None while it isn't whole."""
+    whole = marks.is_ours(header) and not marks.is_leaving(header)
+    return marks.volume_for(place, header) if whole else None
+
+
+@contextmanager
+def _lock(build: Build) -> Iterator[None]:
+    registry, pool = build.home.registry, build.home.pool
+    task, pause, deadline = f"build.{build.key}", threading.Event(), time.monotonic() + _PATIENCE
+    while not registry.hold(pool, task, _CALLS * registry.timeout):
+        if time.monotonic() > deadline or not registry.living(pool):
+            raise Conflict(str(build.plan.id), "another process builds it")
+        pause.wait(0.1)
+    try:
+        yield
+    finally:
+        registry.let_go(pool, task)
+
+
+def _built(build: Build) -> tuple[str, dict[str, str]]:
+    """Clone, grow and mark; gives the image's id and marks."""
+    with _snapshot(build) as (album, snapshot):
+        if build.plan.size < snapshot.size:
+            raise OutOfRange("size", build.plan.size, f"{build.source} has {snapshot.size} bytes")
+        image_id = _clone(build, album, snapshot)
+    pool = build.home.pool
+    child = read_album(pool, image_id)
+    namespace = place_of(build.source).namespace
+    wanted = Parent(build.origin.pool.get_pool_id(), namespace, album.header.image_id, snapshot.number)
+    if child is None or child.header.parent != wanted:
+        raise Unavailable(f"{build.source} changed while it was cloned")
+    if child.header.size < build.plan.size:
+        with rbd.Image(pool, image_id=image_id) as image:
+            image.resize(build.plan.size, False)
+    return image_id, _mark(build, child.header)
+
+
+@contextmanager
+def _snapshot(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
+    """The snapshot to clone from, with its image's header."""
+    if isinstance(build.source, VolumeId):
+        with _momentary(build) as taken:
+            yield taken
+        return
+    album = source_album(build.origin.pool, build.source)
+    snapshot = album.named(build.source.snapshot)
+    if snapshot is None:
+        raise NotFound(f"snapshot {build.source}")
+    yield album, snapshot
+
+
+@contextmanager
+def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
+    """A snapshot of the source volume for the block; on a list, so that one that a killed builder left is found."""
+    pool = build.origin.pool
+    note = json.dumps({"image_id": build.parent_id, "by": build.origin.connection.instance})
+    wire.omap_set(pool, BUILDS, build.key, note)
+    with rbd.Image(pool, image_id=build.parent_id) as image:
+        _drop_snapshot(image, build.step)
+        image.create_snap(build.step)
+        try:
+            album = read_album(pool, build.parent_id)
+            snapshot = next((each for each in album.steps() if each.name == build.step), None) if album else None
+            if album is None or snapshot is None:
+                raise Unavailable(f"{build.source} changed while it was cloned")
+            yield album, snapshot
+        finally:
+            _drop_snapshot(image, build.step)
+    wire.omap_drop(pool, BUILDS, build.key, note)
+
+
+def _drop_snapshot(image: rbd.Image, name: str) -> None:
+    with contextlib.suppress(rbd.ImageNotFound):
+        image.remove_snap(name)
+
+
+def _clone(build: Build, album: Album, snapshot: RbdSnapshot) -> str:
+    layout, pool = build.plan.layout, build.home.pool
+    try:
+        rbd.RBD().clone(
+            build.origin.pool,
+            _current_name(build.origin.pool, album.header.image_id),
+            snapshot.name,
+            pool,
+            build.name,
+            features=images.features_of(layout),
+            order=images.order_of(layout) or None,
+            stripe_unit=layout.stripe_unit or None,
+            stripe_count=layout.stripe_count or None,
+            data_pool=layout.data_pool or None,
+        )
+    except rbd.ImageExists:
+        raise Conflict(str(build.plan.id), "another process builds it") from None
+    except rbd.ImageNotFound as error:
+        source_album(build.origin.pool, build.source)
+        if layout.data_pool:
+            raise InvalidRequest("dataPool", layout.data_pool, "the cluster has no such pool") from error
+        raise Unavailable(f"{build.source} was renamed while it was cloned") from error
+    image_id = names.read_id(pool, build.name)
+    if image_id is None or not names.is_made_by(image_id, build.home.connection.instance):
+        raise Conflict(str(build.plan.id), "another process builds it")
+    return image_id
+
+
+def _current_name(pool: rados.Ioctx, image_id: str) -> str:
+    """The name that librbd finds the image by, whatever step a rename to a tombstone's has come to."""
+    listed, tombstone = names.listed_name(pool, image_id), names.DEAD + image_id
+    return listed if listed is not None and names.read_id(pool, listed) == image_id else tombstone
+
+
+def _mark(build: Build, child: Header) -> dict[str, str]:
+    """Write our marks in place of those that the clone inherited, in one step."""
+    told = marks.marks_for(build.plan, child.image_id) | marks.turn()
+    inherited = [key for key in child.metadata if key.startswith(_INHERITED) and key not in told]
+    before = {marks.TURN: child.metadata.get(marks.TURN, "")}
+    if not headers.change_metadata(build.home.pool, child.image_id, told, inherited, before):
+        raise Unavailable(f"image {build.name} was taken for abandoned while it was built")
+    return told
+
+
+def _published(build: Build, image_id: str, told: dict[str, str]) -> Volume | None:
+    """Claim the final name, then move there. None if it was taken by something else."""
+    pool, name, plan = build.home.pool, build.plan.id.image, build.plan
+    if not names.write_id(pool, name, image_id):
+        scrap(pool, plan.id.place, build.name)
+        return None
+    if not _keep(pool, image_id, told[marks.TURN]):
+        raise Unavailable(f"image {build.name} was taken for abandoned while it was built")
+    try:
+        names.rename(pool, build.name, name, image_id)
+    except rados.ObjectExists:
+        raise Unavailable(f"image {plan.id} is being made by another process of ours") from None
+    throttle = qos.read(told, image_id)
+    return Volume(plan.id, image_id, plan.name, plan.size, plan.asked, dict(plan.labels), told[marks.CREATED], throttle=throttle)
