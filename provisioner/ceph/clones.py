@@ -213,7 +213,7 @@ def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
             yield album, snapshot
         finally:
             _drop_snapshot(image, build.step)
-    wire.omap_drop(pool, BUILDS, build.key, note)
+            wire.omap_drop(pool, BUILDS, build.key, note)
 
 
 def _drop_snapshot(image: rbd.Image, name: str) -> None:
@@ -226,7 +226,7 @@ def _clone(build: Build, album: Album, snapshot: RbdSnapshot) -> str:
     try:
         rbd.RBD().clone(
             build.origin.pool,
-            _current_name(build.origin.pool, album.header.image_id),
+            _name_of(build.origin.pool, album.header.image_id),
             snapshot.name,
             pool,
             build.name,
@@ -249,10 +249,12 @@ def _clone(build: Build, album: Album, snapshot: RbdSnapshot) -> str:
     return image_id
 
 
-def _current_name(pool: rados.Ioctx, image_id: str) -> str:
-    """The name that librbd finds the image by, whatever step a rename to a tombstone's has come to."""
-    listed, tombstone = names.listed_name(pool, image_id), names.DEAD + image_id
-    return listed if listed is not None and names.read_id(pool, listed) == image_id else tombstone
+def _name_of(pool: rados.Ioctx, image_id: str) -> str:
+    """The name that librbd finds a parent by: the directory's, whatever a rename has come to."""
+    listed = names.listed_name(pool, image_id)
+    if listed is None:
+        raise Unavailable(f"image {image_id} is being renamed")
+    return listed
 
 
 def _mark(build: Build, child: Header) -> dict[str, str]:

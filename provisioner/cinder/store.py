@@ -45,6 +45,10 @@ class CinderStore:
         lifecycle.make(api, plan)
         return self.glance(plan.id, credentials)
 
+    def clone(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
+        """Not done yet."""
+        raise Unsupported(f"{plan.id}: Cinder volumes are made empty")
+
     def adopt(self, stranger: Stranger, plan: Blueprint, credentials: Credentials | None) -> None:
         """Never asked for: a volume without our mark is not found at all."""
         raise AlreadyExists(str(stranger.id), ["it bears no mark of ours"])

@@ -247,14 +247,6 @@ def test_a_volume_whose_clones_are_gone_carries_no_trace_of_them(ceph: Ceph, hom
 # --- what killed builders leave ---
 
 
-def _half_built(ceph: Ceph, place: Place, plan: Volume, source: SnapshotId) -> tuple[str, str]:
-    """Have the place hold an image as `clone` builds it, under its reserved name; gives name and id."""
-    name = names.NEW + 32 * "0"
-    with at(ceph, place) as pool:
-        pool.read(f"rbd_id.{plan.id.image}")
-        return name, image_id(pool, name)
-
-
 def _unfinished(ceph: Ceph, homely: Provisioner, place: Place, source: SnapshotId, steps: int) -> Volume:
     """A clone whose renaming was killed after so many steps: only a claim, the old id gone."""
     made = homely.clone(place, "new", source)
