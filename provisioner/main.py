@@ -174,6 +174,51 @@ def iri_volumes(config: ConfigFile, address: str, volume_classes: Path, pool: st
         status.close()
 
 
+@cli.command("iri-buckets")
+@click.option("--address", required=True, help="The socket to serve bucketpoollet on: unix:///PATH.")
+@click.option("--bucket-classes", required=True, type=click.Path(path_type=Path), help="The classes to offer, a YAML list.")
+@click.option("--backend", required=True, type=click.Choice(["rgw"]), help="Who makes the buckets.")
+@click.option("--bucket-endpoint", default="", help="HOST[:PORT] that clients are told behind the bucket's name.")
+@click.option("--rgw-endpoint", default="", help="rgw: URL of the gateway.")
+@click.option("--rgw-keys", default="", type=click.Path(path_type=Path), help="rgw: what `radosgw-admin user create` printed.")
+@click.option("--rgw-ca", default="", help="rgw: the authority behind the gateway's certificate; the system's if left out.")
+@click.option("--listen", default="127.0.0.1:9874", show_default=True, help="Where /metrics, /healthz and /readyz are.")
+def iri_buckets(
+    address: str,
+    bucket_classes: Path,
+    backend: str,
+    bucket_endpoint: str,
+    rgw_endpoint: str,
+    rgw_keys: Path,
+    rgw_ca: str,
+    listen: str,
+) -> None:
+    """Serve IronCore's BucketRuntime: buckets for bucketpoollet."""
+    # imported here: gRPC's 15 MB are for those who serve it, and botocore's for those who talk to a gateway
+    from provisioner.ceph.buckets import GatewayBuckets
+    from provisioner.ceph.gateway import Gateway
+    from provisioner.iri.classes import ClassFile, read_bucket_classes
+    from provisioner.iri.serve import serve_buckets
+    from provisioner.rpc.server import Listen
+
+    stop = _stop_on_signals()
+    metrics = Metrics()
+    classes = ClassFile(bucket_classes, read_bucket_classes)
+    buckets = GatewayBuckets(Gateway(rgw_endpoint, rgw_keys, rgw_ca), bucket_endpoint)
+    remover = threading.Thread(target=buckets.remove, args=(stop,), name="remove buckets", daemon=True)
+    status = StatusServer(listen, metrics, list, list)
+    server = serve_buckets(buckets, classes, Listen(address), metrics.on_rpc)
+    status.start()
+    remover.start()
+    click.echo(f"serving buckets of {rgw_endpoint} at {address}; status at http://{status.address}", err=True)
+    try:
+        stop.wait()
+    finally:
+        server.drain()
+        remover.join(5)
+        status.close()
+
+
 def main() -> None:
     """Run the command line; errors of ours end it with one sentence and exit code 1."""
     try:

@@ -6,6 +6,8 @@ A file is YAML or JSON, a list as ceph-provider reads it; what stands behind the
       capabilities: {tps: 262144000, iops: 15000}     # bytes and operations per second
       parameters: {dataPool: fast-data}               # of a StorageClass: how images are laid out
       user: {userID: volumes, keyFile: /keys/volumes} # one cephx user for the class instead of one per volume
+
+A class of buckets may have `quota: {bytes: N, objects: N}` instead (radosgw), or `storageClass` and `additionalConfig` (claims).
 """
 
 import logging
@@ -19,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 import yaml
 
+from provisioner.core.buckets import Quota
 from provisioner.core.errors import InvalidRequest, Unavailable
 from provisioner.core.model import Credentials, Layout
 from provisioner.core.parameters import read_parameters
@@ -46,6 +49,19 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     tps: int = 0
     iops: int = 0
+
+
+class _Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    bytes: int = 0
+    objects: int = 0
+
+
+class _BucketClass(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    capabilities: Capabilities = Capabilities()
+    quota: _Quota = _Quota()
+    storageClass: str = ""  # noqa: N815  as in an ObjectBucketClaim
+    additionalConfig: dict[str, str] = {}  # noqa: N815
 
 
 class _User(msgspec.Struct, forbid_unknown_fields=True):
@@ -88,6 +104,17 @@ class VolumeClass:
     user: ClassUser | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BucketClass:
+    """One class of buckets. Quotas are radosgw's to keep; storage class and settings are those of an ObjectBucketClaim."""
+
+    name: str
+    capabilities: Capabilities
+    quota: Quota
+    storage_class: str
+    settings: Mapping[str, str]
+
+
 class ClassFile(Generic[C]):
     """The classes as the file has them now; thread-safe. A file that turns bad is reported, and the last good one stays."""
 
@@ -124,6 +151,12 @@ def read_volume_classes(path: Path) -> dict[str, VolumeClass]:
     """Read a file of volume classes. Raises InvalidRequest with the file and the class at fault."""
     given = read_list(path, "--volume-classes", _VolumeClass)
     return unique(path, "--volume-classes", [_volume_class(path, each) for each in given])
+
+
+def read_bucket_classes(path: Path) -> dict[str, BucketClass]:
+    """Read a file of bucket classes. Raises InvalidRequest with the file and the class at fault."""
+    option = "--bucket-classes"
+    return unique(path, option, [_bucket_class(path, each) for each in read_list(path, option, _BucketClass)])
 
 
 def read_list(path: Path, option: str, kind: type[S]) -> list[S]:
@@ -164,6 +197,15 @@ def _volume_class(path: Path, given: _VolumeClass) -> VolumeClass:
     promised = check_capabilities(path, "--volume-classes", given.name, given.capabilities)
     user = ClassUser(given.user.userID.removeprefix("client."), Path(given.user.keyFile)) if given.user else None
     return VolumeClass(given.name, promised, layout, user)
+
+
+def _bucket_class(path: Path, given: _BucketClass) -> BucketClass:
+    promised = check_capabilities(path, "--bucket-classes", given.name, given.capabilities)
+    for field, value in (("bytes", given.quota.bytes), ("objects", given.quota.objects)):
+        if not 0 <= value <= _LARGEST:
+            raise InvalidRequest(f"--bucket-classes: {path}: {given.name}.quota.{field}", value, "must not be negative")
+    quota = Quota(given.quota.bytes, given.quota.objects)
+    return BucketClass(given.name, promised, quota, given.storageClass, given.additionalConfig)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, Protocol
@@ -27,6 +28,21 @@ class EventLog(Protocol):
 
     def read(self, since: int, until: int) -> Iterator[bytes]:
         """Those of the seconds from `since` to `until` (since 1970, both inclusive, 0 leaves the side open), oldest first."""
+
+
+class MemoryLog:
+    """A log for runtimes that have no pool to keep one in; it ends with the process. Thread-safe."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._kept: deque[tuple[int, bytes]] = deque(maxlen=most)
+
+    def append(self, record: bytes) -> None:
+        """Keep one more."""
+        self._kept.append((int(time.time()), record))
+
+    def read(self, since: int, until: int) -> Iterator[bytes]:
+        """Those of the window."""
+        return iter([record for at, record in list(self._kept) if at >= since and (not until or at <= until)])
 
 
 class Filter(Protocol):

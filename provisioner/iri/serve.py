@@ -3,8 +3,12 @@
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
+from provisioner.core.buckets import BucketStore
 from provisioner.core.volumes import Volumes
-from provisioner.iri.events import EventLog, Events
+from provisioner.iri.buckets import BucketRuntime
+from provisioner.iri.classes import BucketClass, ClassFile
+from provisioner.iri.events import EventLog, Events, MemoryLog
+from provisioner.iri.pb.bucket.v1alpha1 import api_pb2_grpc as bucket_grpc
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2_grpc as volume_grpc
 from provisioner.iri.volumes import Shelf, VolumeRuntime
 from provisioner.rpc.boundary import OnCall, Policy
@@ -23,6 +27,19 @@ def serve_volumes(volumes: Volumes, shelf: Shelf, kept: EventLog, listen: Listen
         runtime = VolumeRuntime(volumes, shelf, Events(kept))
         volume_grpc.add_VolumeRuntimeServicer_to_server(runtime, server)
         return ["volume.v1alpha1.VolumeRuntime"]
+
+    server = Server(listen, Policy(LIGHT, {}, Redactor(is_secret), on_call), register)
+    server.start()
+    return server
+
+
+def serve_buckets(buckets: BucketStore, classes: ClassFile[BucketClass], listen: Listen, on_call: OnCall) -> Server:
+    """Start a bucket runtime; the caller drains it. Raises InvalidRequest if the socket can't be had."""
+
+    def register(server: grpc.Server) -> list[str]:
+        runtime = BucketRuntime(buckets, classes, Events(MemoryLog()))
+        bucket_grpc.add_BucketRuntimeServicer_to_server(runtime, server)
+        return ["bucket.v1alpha1.BucketRuntime"]
 
     server = Server(listen, Policy(LIGHT, {}, Redactor(is_secret), on_call), register)
     server.start()

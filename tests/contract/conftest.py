@@ -7,6 +7,7 @@ import pytest
 from tests.contract import iri
 from tests.contract.driver import Driver, running
 from tests.harness.ceph import Ceph
+from tests.harness.gateway import RadosGateway, start_gateway
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,12 @@ def driver(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dri
     """The controller of cluster `dev`, whose pool it lists."""
     with running(ceph, tmp_path_factory.mktemp("csi")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def gateway(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> RadosGateway:
+    """A radosgw beside the cluster, which ends with it."""
+    return start_gateway(ceph, tmp_path_factory.mktemp("rgw") / "keys.json")
 
 
 @pytest.fixture(scope="session")
