@@ -3,7 +3,10 @@
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +20,7 @@ from provisioner.ceph.store import CephStore
 from provisioner.claims.connected import Exports
 from provisioner.claims.controller import Controller, Options
 from provisioner.config import ConfigFile
+from provisioner.core.buckets import BucketStore
 from provisioner.core.by_cluster import by_cluster
 from provisioner.core.changes import Changes
 from provisioner.core.errors import ProvisionerError, Unavailable
@@ -177,26 +181,18 @@ def iri_volumes(config: ConfigFile, address: str, volume_classes: Path, pool: st
 @cli.command("iri-buckets")
 @click.option("--address", required=True, help="The socket to serve bucketpoollet on: unix:///PATH.")
 @click.option("--bucket-classes", required=True, type=click.Path(path_type=Path), help="The classes to offer, a YAML list.")
-@click.option("--backend", required=True, type=click.Choice(["rgw"]), help="Who makes the buckets.")
+@click.option("--backend", required=True, type=click.Choice(["rgw", "obc"]), help="radosgw itself, or ObjectBucketClaims.")
 @click.option("--bucket-endpoint", default="", help="HOST[:PORT] that clients are told behind the bucket's name.")
 @click.option("--rgw-endpoint", default="", help="rgw: URL of the gateway.")
 @click.option("--rgw-keys", default="", type=click.Path(path_type=Path), help="rgw: what `radosgw-admin user create` printed.")
 @click.option("--rgw-ca", default="", help="rgw: the authority behind the gateway's certificate; the system's if left out.")
+@click.option("--kubeconfig", "kubeconfig_file", default="", help="obc: a kubeconfig; in a pod, the service account.")
+@click.option("--namespace", default="ceph-provisioner-buckets", show_default=True, help="obc: where the claims are made.")
+@click.option("--storage-class", default="", help="obc: the StorageClass of bucket classes that name none.")
 @click.option("--listen", default="127.0.0.1:9874", show_default=True, help="Where /metrics, /healthz and /readyz are.")
-def iri_buckets(
-    address: str,
-    bucket_classes: Path,
-    backend: str,
-    bucket_endpoint: str,
-    rgw_endpoint: str,
-    rgw_keys: Path,
-    rgw_ca: str,
-    listen: str,
-) -> None:
+def iri_buckets(address: str, bucket_classes: Path, backend: str, listen: str, **options: Any) -> None:
     """Serve IronCore's BucketRuntime: buckets for bucketpoollet."""
-    # imported here: gRPC's 15 MB are for those who serve it, and botocore's for those who talk to a gateway
-    from provisioner.ceph.buckets import GatewayBuckets
-    from provisioner.ceph.gateway import Gateway
+    # imported here: gRPC's 15 MB are for those who serve it
     from provisioner.iri.classes import ClassFile, read_bucket_classes
     from provisioner.iri.serve import serve_buckets
     from provisioner.rpc.server import Listen
@@ -204,19 +200,55 @@ def iri_buckets(
     stop = _stop_on_signals()
     metrics = Metrics()
     classes = ClassFile(bucket_classes, read_bucket_classes)
-    buckets = GatewayBuckets(Gateway(rgw_endpoint, rgw_keys, rgw_ca), bucket_endpoint)
+    maker = _gateway_buckets if backend == "rgw" else _claimed_buckets
+    with maker(metrics, **options) as (buckets, unready):
+        status = StatusServer(listen, metrics, list, unready)
+        server = serve_buckets(buckets, classes, Listen(address), metrics.on_rpc)
+        status.start()
+        click.echo(f"serving buckets by {backend} at {address}; status at http://{status.address}", err=True)
+        try:
+            stop.wait()
+        finally:
+            server.drain()
+            status.close()
+
+
+_Buckets = Iterator[tuple[BucketStore, Callable[[], list[str]]]]
+"""Whatever makes buckets, and what keeps it from being of use."""
+
+
+@contextmanager
+def _gateway_buckets(
+    _: Metrics, rgw_endpoint: str, rgw_keys: Path, rgw_ca: str, bucket_endpoint: str, **_others: object
+) -> _Buckets:
+    # imported here: botocore is for those who talk to a gateway
+    from provisioner.ceph.buckets import GatewayBuckets
+    from provisioner.ceph.gateway import Gateway
+
+    buckets, stop = GatewayBuckets(Gateway(rgw_endpoint, rgw_keys, rgw_ca), bucket_endpoint), threading.Event()
     remover = threading.Thread(target=buckets.remove, args=(stop,), name="remove buckets", daemon=True)
-    status = StatusServer(listen, metrics, list, list)
-    server = serve_buckets(buckets, classes, Listen(address), metrics.on_rpc)
-    status.start()
     remover.start()
-    click.echo(f"serving buckets of {rgw_endpoint} at {address}; status at http://{status.address}", err=True)
     try:
-        stop.wait()
+        yield buckets, list
     finally:
-        server.drain()
+        stop.set()
         remover.join(5)
-        status.close()
+
+
+@contextmanager
+def _claimed_buckets(
+    metrics: Metrics, kubeconfig_file: str, namespace: str, storage_class: str, bucket_endpoint: str, **_others: object
+) -> _Buckets:
+    from provisioner.iri.obc import ClaimedBuckets, Claiming
+
+    api = Api(kubeconfig.load(kubeconfig_file), f"ceph-provisioner/{provisioner.__version__}", Limits(), metrics.on_call)
+    buckets = ClaimedBuckets(api, Claiming(namespace, storage_class, bucket_endpoint))
+    buckets.start()
+    try:
+        yield buckets, buckets.unready
+    finally:
+        buckets.stop()
+        api.close()
 
 
 def main() -> None:

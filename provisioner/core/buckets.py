@@ -1,6 +1,6 @@
 """Buckets: the values that a front end exchanges with whatever makes them, and what it needs of that.
 
-There are two makers: `provisioner.ceph.buckets` asks a radosgw, `provisioner.iri.claims` leaves it to whoever answers
+There are two makers: `provisioner.ceph.buckets` asks a radosgw, `provisioner.iri.obc` leaves it to whoever answers
 ObjectBucketClaims. A bucket's name is its identity, as a volume's is.
 """
 

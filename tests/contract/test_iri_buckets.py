@@ -3,7 +3,6 @@
 import json
 import subprocess
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,56 +18,20 @@ from provisioner.core.buckets import BucketRequest
 from provisioner.core.errors import Unavailable
 from provisioner.iri.classes import ClassFile, read_bucket_classes
 from provisioner.iri.pb.bucket.v1alpha1 import api_pb2 as pb
-from provisioner.iri.pb.bucket.v1alpha1 import api_pb2_grpc
 from provisioner.iri.serve import serve_buckets
 from provisioner.rpc.server import Listen
 from tests.contract.driver import refused
+from tests.contract.iri_buckets import LABEL, Buckets, bucket, new_uid
 from tests.harness.ceph import Ceph
 from tests.harness.gateway import RadosGateway
 from tests.harness.program import PROGRAM
 from tests.harness.waiting import until
 
-LABEL = "bucketpoollet.ironcore.dev/bucket-"
 CLASSES = [
     {"name": "std", "capabilities": {"tps": 1000, "iops": 10}},
     {"name": "small", "quota": {"bytes": 8192, "objects": 1}},
 ]
 HOST = "s3.example.com"
-
-
-class Buckets:
-    """A running bucket runtime over a radosgw, and calls to it."""
-
-    def __init__(self, socket: Path) -> None:
-        self._channel = grpc.insecure_channel(f"unix:{socket}")
-        self.stub = api_pb2_grpc.BucketRuntimeStub(self._channel)
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def create(self, uid: str = "", class_name: str = "std") -> pb.Bucket:
-        return self.stub.CreateBucket(pb.CreateBucketRequest(bucket=bucket(uid or new_uid(), class_name)), timeout=60).bucket
-
-    def delete(self, bucket_id: str) -> None:
-        self.stub.DeleteBucket(pb.DeleteBucketRequest(bucket_id=bucket_id), timeout=30)
-
-    def listed(self, **wanted: object) -> list[pb.Bucket]:
-        request = pb.ListBucketsRequest(filter=pb.BucketFilter(**wanted)) if wanted else pb.ListBucketsRequest()
-        return list(self.stub.ListBuckets(request, timeout=60).buckets)
-
-    def by_uid(self, uid: str) -> list[pb.Bucket]:
-        return self.listed(label_selector={f"{LABEL}uid": uid})
-
-
-def new_uid() -> str:
-    return str(uuid.uuid4())
-
-
-def bucket(uid: str, class_name: str = "std", **more: str) -> pb.Bucket:
-    asked = pb.Bucket(spec=pb.BucketSpec(**{"class": class_name}))
-    for key, value in {f"{LABEL}uid": uid, f"{LABEL}namespace": "shop", f"{LABEL}name": "b", **more}.items():
-        asked.metadata.labels[key] = value
-    return asked
 
 
 @pytest.fixture(scope="module")

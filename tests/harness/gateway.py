@@ -42,7 +42,7 @@ class RadosGateway:
         """Run radosgw-admin; gives what it prints, decoded."""
         command = ["radosgw-admin", "-c", self.ceph.conf, "-n", "client.rgw.x", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-        return json.loads(done.stdout)
+        return json.loads(done.stdout) if done.stdout.strip() else None
 
     def users(self) -> list[str]:
         """Users of ours."""

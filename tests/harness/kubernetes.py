@@ -66,10 +66,10 @@ class Kubernetes:
         self.apply(*manifests)
         until(lambda: all(_is_established(item) for item in self.api.list_all(_CRDS.path()).items), 20, "CRDs are established")
 
-    def account_kubeconfig(self, path: Path) -> Path:
-        """A kubeconfig of the service account that the manifests make: what the program runs under in a cluster."""
+    def account_kubeconfig(self, path: Path, account: str = "ceph-provisioner") -> Path:
+        """A kubeconfig of a service account that the manifests make: what the program runs under in a cluster."""
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86400}}
-        accounts = _KINDS["ServiceAccount"].path(NAMESPACE, "ceph-provisioner", "token")
+        accounts = _KINDS["ServiceAccount"].path(NAMESPACE, account, "token")
         token = self.api.create(accounts, request)["status"]["token"]
         config = yaml.safe_load(self.kubeconfig.read_text())
         config["users"] = [{"name": "account", "user": {"token": token}}]
