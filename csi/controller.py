@@ -51,7 +51,7 @@ class Controller(Modify, csi_pb2_grpc.ControllerServicer):
         """Make an empty volume, once per name."""
         chosen = convert.read_class(request.parameters, self._clusters())
         made = self._volumes.create(convert.create_request(request, chosen))
-        return csi_pb2.CreateVolumeResponse(volume=convert.volume(made, chosen.parameters.on_nodes))
+        return csi_pb2.CreateVolumeResponse(volume=convert.volume(made, chosen.on_nodes))
 
     def DeleteVolume(self, request: csi_pb2.DeleteVolumeRequest, context: Context) -> csi_pb2.DeleteVolumeResponse:
         """Take a volume away. What can't be there is gone: an id that names nothing, a pool that there isn't."""

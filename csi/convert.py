@@ -12,6 +12,7 @@ from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, V
 from provisioner.core.parameters import ClassParameters, read_parameters, read_qos
 from provisioner.core.qos import Qos
 
+DEFAULT_FS_TYPE = "ext4"
 DEFAULT_SIZE = 1 << 30
 """Bytes of a volume whose asker names no size."""
 
@@ -30,6 +31,12 @@ class Class:
     parameters: ClassParameters
     place: Place
     labels: Mapping[str, str]
+
+    @property
+    def on_nodes(self) -> dict[str, str]:
+        """What a node has to know: not every caller passes the file system on by itself, as Kubernetes does."""
+        kind = self.parameters.fs_type
+        return {**self.parameters.on_nodes, **({"fsType": kind} if kind != DEFAULT_FS_TYPE else {})}
 
 
 def read_class(given: Mapping[str, str], clusters: Collection[str]) -> Class:

@@ -32,9 +32,16 @@ class Pulse:
 
     def beats(self) -> bool:
         """Tell, within `patience` seconds, whether a cluster answers: one of several is enough to work."""
+        return any(self._answers().values())
+
+    def silent(self) -> list[str]:
+        """Tell, within `patience` seconds, which clusters do not answer."""
+        return [cluster for cluster, answers in self._answers().items() if not answers]
+
+    def _answers(self) -> dict[str, bool]:
         deadline = time.monotonic() + self._patience
-        questions = [self._question(cluster) for cluster in self._clusters()]
-        return any(_answered_by(question, deadline) for question in questions)
+        questions = {cluster: self._question(cluster) for cluster in self._clusters()}
+        return {cluster: _answered_by(question, deadline) for cluster, question in questions.items()}
 
     def _question(self, cluster: str) -> _Question:
         with self._lock:

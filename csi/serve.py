@@ -9,6 +9,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from csi.controller import Controller
 from csi.identity import Identity
 from csi.listing import BadToken, Listing, ReadPage
+from csi.node import NodeService
+from csi.node import Place as NodePlace
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.pulse import Pulse
 from csi.snapshot_metadata import SnapshotMetadata
@@ -16,6 +18,7 @@ from provisioner.core.changes import Changes
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.volumes import Volumes
+from provisioner.host.node import Node
 from provisioner.rpc.boundary import OnCall, Policy
 from provisioner.rpc.redact import Redactor
 from provisioner.rpc.server import Listen, Server
@@ -27,6 +30,8 @@ LIGHT = frozenset(
         "/csi.v1.Identity/GetPluginCapabilities",
         "/csi.v1.Identity/Probe",
         "/csi.v1.Controller/ControllerGetCapabilities",
+        "/csi.v1.Node/NodeGetCapabilities",
+        "/csi.v1.Node/NodeGetInfo",
     )
 )
 
@@ -69,6 +74,20 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall) -> Serve
         csi_pb2_grpc.add_ControllerServicer_to_server(Controller(backend.volumes, backend.clusters, listing), server)
         csi_pb2_grpc.add_SnapshotMetadataServicer_to_server(SnapshotMetadata(backend.changes), server)
         return ["csi.v1.Identity", "csi.v1.Controller", "csi.v1.SnapshotMetadata"]
+
+    server = Server(listen, policy, register)
+    server.start()
+    return server
+
+
+def serve_node(node: Node, place: NodePlace, pulse: Pulse, name: str, listen: Listen, on_call: OnCall) -> Server:
+    """Start the node service of the driver `name`; the caller drains it. Raises InvalidRequest if the socket can't be had."""
+    policy = Policy(LIGHT, {}, Redactor(is_secret), on_call)
+
+    def register(server: grpc.Server) -> list[str]:
+        csi_pb2_grpc.add_IdentityServicer_to_server(Identity(name, pulse), server)
+        csi_pb2_grpc.add_NodeServicer_to_server(NodeService(node, place, pulse.silent), server)
+        return ["csi.v1.Identity", "csi.v1.Node"]
 
     server = Server(listen, policy, register)
     server.start()

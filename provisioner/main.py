@@ -15,6 +15,7 @@ from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.keys import Keys
+from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
 from provisioner.claims.connected import Exports
@@ -23,11 +24,12 @@ from provisioner.config import ConfigFile
 from provisioner.core.buckets import BucketStore
 from provisioner.core.by_cluster import by_cluster
 from provisioner.core.changes import Changes
-from provisioner.core.errors import ProvisionerError, Unavailable
+from provisioner.core.errors import InvalidRequest, ProvisionerError, Unavailable
 from provisioner.core.ids import Place, check_place
 from provisioner.core.ports import VolumeStore
 from provisioner.core.single_flight import SingleFlight
 from provisioner.core.volumes import Volumes
+from provisioner.host.build import host_node
 from provisioner.housekeeping import Housekeeping
 from provisioner.kube import kubeconfig
 from provisioner.kube.errors import KubeError
@@ -105,6 +107,50 @@ def claims(
         status.close()
         for each in (api, lease_api):
             each.close()
+
+
+@cli.command()
+@click.option("--csi-endpoint", required=True, help="The socket to serve CSI on: unix:///PATH.")
+@click.option("--node-id", required=True, help="This node's name, as the cluster manager has it.")
+@click.option("--driver-name", default="rbd.ceph-provisioner.io", show_default=True, help="The CSI driver's name.")
+@click.option("--listen", default="127.0.0.1:9872", show_default=True, help="Where /metrics, /healthz and /readyz are.")
+@click.option("--mounter", default="auto", show_default=True, help="The kind of device for volumes whose class names none.")
+@click.option("--run-directory", default="/run/ceph-provisioner", show_default=True, type=click.Path(path_type=Path))
+@click.option("--topology", multiple=True, metavar="KEY=VALUE", help="Where this node is; may be given several times.")
+@click.option("--max-volumes", default=0, type=click.IntRange(0), help="How many volumes this node takes; 0: any number.")
+@click.pass_obj
+def node(
+    config: ConfigFile,
+    csi_endpoint: str,
+    node_id: str,
+    driver_name: str,
+    listen: str,
+    mounter: str,
+    run_directory: Path,
+    topology: tuple[str, ...],
+    max_volumes: int,
+) -> None:
+    """Serve CSI's Identity and Node: attach, format, mount and grow volumes on this machine."""
+    from csi.node import Place as NodePlace
+    from csi.pulse import Pulse
+    from csi.serve import serve_node
+    from provisioner.rpc.server import Listen
+
+    place = NodePlace(node_id, dict(_pair(text) for text in topology), max_volumes)
+    stop = _stop_on_signals()
+    metrics = Metrics()
+    images = NodeImages(Clusters(config.clusters))
+    volumes = host_node(images, run_directory, SingleFlight(on_done=metrics.on_operation), mounter)
+    pulse = Pulse(config.clusters, lambda name: images.ask(config.clusters()[name].places()))
+    status = StatusServer(listen, metrics, list, list)
+    server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), metrics.on_rpc)
+    status.start()
+    click.echo(f"serving {driver_name} at {csi_endpoint}; status at http://{status.address}", err=True)
+    try:
+        stop.wait()
+    finally:
+        server.drain()
+        status.close()
 
 
 @cli.command()
@@ -278,6 +324,13 @@ def _exports(config: ConfigFile, places: Places, store: CephStore) -> tuple[Expo
 
     cinder = CinderStore(Clouds(config.clouds))
     return Exports(cinder, Keys(places.clusters).find, config.clouds), by_cluster(store, cinder, config.clouds)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals or not value:
+        raise InvalidRequest("--topology", text, "must be KEY=VALUE")
+    return key, value
 
 
 def _own_namespace() -> str:

@@ -31,6 +31,7 @@ _TABLE: dict[type[Exception], Retry] = {
     errors.Conflict: _SOON,
     errors.InUse: _LATER,
     errors.HasDependants: _LATER,
+    errors.Unfit: _LATER,
     errors.OutOfSpace: _LATER,
     errors.Denied: _LATER,
     errors.InvalidRequest: _RARELY,

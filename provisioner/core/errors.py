@@ -10,6 +10,7 @@
     ├── OutOfSpace(where)                    pool full, quota reached
     ├── LimitReached(what, limit)            a count that Ceph or the kernel bounds
     ├── Conflict(what, running)              another operation runs on the same volume
+    ├── Unfit(what, why)                     it is there, but not in the state that the request needs
     ├── Denied(what)                         Ceph refuses the key, or the key may not do this
     ├── Unavailable(cause)                   the outcome is unknown: ask again
     └── Unsupported(what)                    can't be done here, whatever the parameters
@@ -91,6 +92,14 @@ class Conflict(ProvisionerError):
     def __init__(self, what: str, running: str) -> None:
         self.what, self.running = what, running
         super().__init__(f"{what} is busy: {running}")
+
+
+class Unfit(ProvisionerError):
+    """The thing is there, but not in the state that the request needs: another step comes first, or it holds something else."""
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what, self.why = what, why
+        super().__init__(f"{what} {why}")
 
 
 class Denied(ProvisionerError):

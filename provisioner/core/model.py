@@ -272,3 +272,14 @@ class Grant:
 
     monitors: Sequence[str]
     credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """An image as a client opens it: where, with which key, and what it is now. `size` in bytes."""
+
+    volume: VolumeId
+    image_id: str
+    size: int
+    monitors: Sequence[str]
+    credentials: Credentials

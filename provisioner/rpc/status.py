@@ -35,6 +35,7 @@ _TABLE: Codes = {
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.InUse: grpc.StatusCode.FAILED_PRECONDITION,
     errors.HasDependants: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unfit: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OutOfSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.LimitReached: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Conflict: grpc.StatusCode.ABORTED,

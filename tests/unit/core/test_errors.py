@@ -18,6 +18,7 @@ TABLE = [
     (errors.OutOfSpace("pool rbd"), "no space left in pool rbd"),
     (errors.LimitReached("snapshots of a", 512), "snapshots of a: the limit is 512"),
     (errors.Conflict("volume a", "expand of a runs since 3 s"), "volume a is busy: expand of a runs since 3 s"),
+    (errors.Unfit("device a", "holds xfs"), "device a holds xfs"),
     (errors.Denied("opening pool rbd"), "Ceph denies opening pool rbd"),
     (errors.Unavailable("Ceph does not answer in time"), "Ceph does not answer in time"),
     (errors.Unsupported("a clone of a clone"), "a clone of a clone"),

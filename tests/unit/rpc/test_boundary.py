@@ -22,6 +22,7 @@ CODES = {
     errors.AlreadyExists("x", ["size"]): grpc.StatusCode.ALREADY_EXISTS,
     errors.InUse("x", ["10.0.0.1"]): grpc.StatusCode.FAILED_PRECONDITION,
     errors.HasDependants("x", ["y"]): grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unfit("x", "holds data"): grpc.StatusCode.FAILED_PRECONDITION,
     errors.OutOfSpace("rbd"): grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.LimitReached("x", 450): grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Conflict("x", "create"): grpc.StatusCode.ABORTED,

@@ -1,0 +1,132 @@
+"""What a node needs to know of an image before it attaches it, and the notes that it leaves on it.
+
+A note is metadata `ceph-provisioner.node.<key>`: the image's internal id, a blank, and what is noted, so that a clone, which
+inherits it, does not take its parent's for its own.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import rados
+import rbd
+
+from provisioner.ceph import headers, marks, names, users, wire
+from provisioner.ceph.cluster import Clusters, Connection
+from provisioner.ceph.errors import explained
+from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError, Unavailable
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import Credentials, Opening
+
+_NOTE = marks.PREFIX + "node."
+_CHEAP = rbd.RBD_FEATURE_FAST_DIFF
+
+
+class NodeImages:
+    """Implements `host.ports.Images` over the connections of this process."""
+
+    def __init__(self, clusters: Clusters) -> None:
+        self._clusters = clusters
+
+    def source(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
+        """Look the image up by name: any image of that name will do that is not being deleted."""
+        try:
+            return self._source(volume, credentials)
+        except InvalidRequest as error:
+            if error.field in ("clusterID", "pool"):  # where there is no pool, there is no volume
+                raise NotFound(f"volume {volume}") from error
+            raise
+
+    def _source(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
+        place = volume.place
+        with (
+            self._clusters.connection(place.cluster, credentials) as connection,
+            connection.pool(place) as pool,
+            explained(f"looking up image {volume}"),
+        ):
+            image_id = names.read_id(pool, volume.image)
+            header = marks.read_header(pool, image_id) if image_id else None
+            if header is None or marks.is_dying(header):
+                raise NotFound(f"volume {volume}")
+            key = credentials or _own_credentials(connection)
+            return Opening(volume, header.image_id, header.size, tuple(users.monitors(connection)), key)
+
+    def ask(self, places: Sequence[Place]) -> None:
+        """Have a cluster answer something small; one place that we may read is enough. Raises what it says otherwise."""
+        refusal: ProvisionerError | None = None
+        for place in places:
+            try:
+                with self._clusters.connection(place.cluster) as connection, connection.pool(place) as pool:
+                    names.read_id(pool, "cp.pulse")
+            except (Denied, InvalidRequest) as error:
+                refusal = error
+            else:
+                return
+        if refusal is not None:
+            raise refusal
+
+    def note(self, source: Opening, key: str, *, inherited: bool = False) -> str:
+        """Read a note."""
+        with self._pool(source) as (_, pool), explained(f"reading a note on {source.volume}"):
+            field = f"metadata_{_NOTE}{key}"
+            raw = wire.omap_values(pool, headers.header_object(source.image_id), field).get(field, b"")
+        image_id, _, value = raw.decode(errors="replace").partition(" ")
+        return value if inherited or image_id == source.image_id else ""
+
+    def take_note(self, source: Opening, key: str, value: str) -> None:
+        """Write a note; "" takes it away."""
+        noted = f"{source.image_id} {value}" if value else ""
+        with self._pool(source) as (_, pool), explained(f"noting {key} on {source.volume}"):
+            if not headers.write_metadata(pool, source.image_id, {_NOTE + key: noted}):
+                raise NotFound(f"volume {source.volume}")
+
+    def used(self, source: Opening) -> int | None:
+        """Bytes of the objects that there are, from the object map; None without one."""
+        with (
+            self._pool(source) as (_, pool),
+            explained(f"measuring {source.volume}"),
+            rbd.Image(pool, image_id=source.image_id, read_only=True) as image,
+        ):
+            if not image.features() & _CHEAP:
+                return None
+            total = 0
+
+            def add(_offset: int, length: int, exists: bool) -> None:
+                nonlocal total
+                total += length if exists else 0
+
+            image.diff_iterate(0, image.size(), None, add, whole_object=True)
+            return total
+
+    @contextmanager
+    def _pool(self, source: Opening) -> Iterator[tuple[Connection, rados.Ioctx]]:
+        place = source.volume.place
+        own = source.credentials if source.credentials.user != self._clusters.config(place.cluster).user else None
+        with self._clusters.connection(place.cluster, own) as connection, connection.pool(place) as pool:
+            yield connection, pool
+
+
+def _own_credentials(connection: Connection) -> Credentials:
+    """The key of the cluster's own user, from the file that librados has it from: a kernel client needs it in words."""
+    config = connection.config
+    file = config.key_file or config.keyring or connection.setting("keyring").split(",")[0]
+    try:
+        text = Path(file).read_text()
+    except OSError as error:
+        raise Unavailable(f"reading the key of client.{config.user} from {file}: {error.strerror}") from error
+    key = text.strip() if config.key_file else key_in(text, config.user)
+    if not key:
+        raise Denied(f"attaching as client.{config.user}: {file} has no key for it")
+    return Credentials(config.user, key)
+
+
+def key_in(keyring: str, user: str) -> str:
+    """The key of `[client.<user>]` in the text of a keyring; "" if it isn't there."""
+    section = ""
+    for line in keyring.splitlines():
+        if header := re.fullmatch(r"\s*\[(.+)\]\s*", line):
+            section = header[1]
+        elif section == f"client.{user}" and (pair := re.fullmatch(r"\s*key\s*=\s*(\S+)\s*", line)):
+            return pair[1]
+    return ""

@@ -1,0 +1,200 @@
+"""An image as a file, by qemu's storage daemon and FUSE, and the file as a loop device: for hosts without a kernel client.
+
+The daemon is a process of its own and outlives a restart of this one, but not that of a container it was started in. All
+that is known of a device is in the kernel: the mount on the image's file, the loop device with that file behind it, and
+the daemon's socket beside it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from provisioner.core.errors import InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable
+from provisioner.core.ids import VolumeId
+from provisioner.core.model import Opening
+from provisioner.host.blocks import loops_on, size_of, tag
+from provisioner.host.commands import CommandFailed, Commands
+from provisioner.host.devices.qmp import connected, listener
+from provisioner.host.mounts import Mounts
+from provisioner.host.patience import Patience
+from provisioner.host.ports import Attachment
+
+_SECONDS, _ANSWER_SECONDS = 40.0, 10.0
+_NODE = "image"
+
+
+class FuseDevices:
+    """The loop devices of one directory, which has a directory for each image."""
+
+    name = "fuse"
+
+    def __init__(self, directory: Path, commands: Commands, mounts: Mounts) -> None:
+        self._directory, self._commands, self._mounts, self._patience = directory, commands, mounts, Patience()
+
+    def missing(self) -> str:
+        """What the host lacks."""
+        if shutil.which("qemu-storage-daemon") is None:
+            return "no qemu-storage-daemon on the PATH"
+        return next((f"no {path}" for path in ("/dev/fuse", "/dev/loop-control") if not os.path.exists(path)), "")
+
+    def find(self, volume: VolumeId) -> Path | None:
+        """The loop device, if the daemon behind it lives."""
+        loops = loops_on(self._file(volume))
+        return loops[0] if loops and self._lives(volume) else None
+
+    def attach(self, attachment: Attachment) -> Path:
+        """Start a daemon and set up the loop device."""
+        volume = attachment.source.volume
+        if attachment.options:
+            raise InvalidRequest("mapOptions", attachment.options, "mounter fuse has none")
+        if found := self.find(volume):
+            return found
+        if not self._lives(volume):
+            self.detach(volume)
+            self._start(attachment)
+        kind = ["--read-only"] if attachment.read_only else []
+        words = ["losetup", "--find", "--show", "--direct-io=on", *kind, str(self._file(volume))]
+        try:
+            return Path(self._commands.run(str(volume), words, _SECONDS).strip())
+        except CommandFailed as error:
+            raise Unavailable(f"loop device for {volume}: {error.said}") from error
+
+    def detach(self, volume: VolumeId) -> None:
+        """Take the loop device away, end the daemon, remove what is left of its mount."""
+        file = self._file(volume)
+        for loop in loops_on(file):
+            self._free(volume, loop)
+        self._end(volume)
+        self._mounts.unmount(file)
+        shutil.rmtree(file.parent, ignore_errors=True)
+
+    def grow(self, source: Opening) -> None:
+        """Tell the daemon of the new size, and the loop device of the file's."""
+        loops = loops_on(self._file(source.volume))
+        with connected(self._socket(source.volume), lambda: self._touch(source.volume)) as monitor:
+            if monitor is None or not loops:
+                raise Unavailable(f"the device of {source.volume} has lost its daemon")
+            monitor.execute("block_resize", **{"node-name": _NODE, "size": source.size})
+        # the kernel keeps a file's size for a second, and a loop device takes it from there
+        _until(lambda: self._file(source.volume).stat().st_size == source.size, 5.0)
+        for loop in loops:
+            if size_of(loop) != source.size:
+                self._losetup(source.volume, "--set-capacity", str(loop))
+
+    def address(self, volume: VolumeId) -> str:
+        """Not to be had from a storage daemon."""
+        return ""
+
+    def _file(self, volume: VolumeId) -> Path:
+        return self._directory / tag(volume) / "image"
+
+    def _socket(self, volume: VolumeId) -> Path:
+        return self._file(volume).with_name("qmp")
+
+    def _lives(self, volume: VolumeId) -> bool:
+        """Whether the daemon answers. Raises Unavailable if it is there, but keeps silent."""
+        try:
+            self._touch(volume)
+        except OSError:
+            return False
+        return self._mounts.at(self._file(volume)) is not None
+
+    def _touch(self, volume: VolumeId) -> None:
+        """Have the daemon answer what the kernel does not answer in its place."""
+        file = self._file(volume)
+        self._patience.call(f"the storage daemon of {volume}", _ANSWER_SECONDS, lambda: os.statvfs(file))
+
+    def _start(self, attachment: Attachment) -> None:
+        file, source = self._file(attachment.source.volume), attachment.source
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        key = os.memfd_create("key", 0)
+        try:
+            os.write(key, source.credentials.key.encode())
+            words = daemon_command(attachment, file, f"/proc/self/fd/{key}")
+            self._commands.run(str(source.volume), words, _SECONDS, fds=[key], cwd=str(file.parent))
+        except CommandFailed as error:
+            self.detach(source.volume)
+            raise _explained(source, error.said) from error
+        finally:
+            os.close(key)
+
+    def _free(self, volume: VolumeId, loop: Path) -> None:
+        if self._mounts.of(loop):
+            raise InUse(str(loop), [mount.target for mount in self._mounts.of(loop)])
+        self._losetup(volume, "--detach", str(loop))
+        # somebody else's brief look at the device puts its end off until that is over
+        if not _until(lambda: loop not in loops_on(self._file(volume)), _ANSWER_SECONDS):
+            raise InUse(str(loop), ["a process that has the device open"])
+
+    def _losetup(self, volume: VolumeId, *words: str) -> None:
+        try:
+            self._commands.run(str(volume), ["losetup", *words], _SECONDS)
+        except CommandFailed as error:
+            raise Unavailable(f"losetup {' '.join(words)}: {error.said}") from error
+
+    def _end(self, volume: VolumeId) -> None:
+        """See to it that the daemon ends: only then is its client gone from Ceph."""
+        pid = listener(self._socket(volume))
+        if not pid:
+            return
+        os.kill(pid, signal.SIGTERM)
+        if not _ended(pid, _SECONDS / 2):
+            os.kill(pid, signal.SIGKILL)
+            _ended(pid, _SECONDS / 4)
+
+
+def daemon_command(attachment: Attachment, file: Path, key_file: str) -> list[str]:
+    """The storage daemon's command line: no secret is on it. It is run in the file's directory."""
+    source, place = attachment.source, attachment.source.volume.place
+    servers = [address.rpartition(":") for address in source.monitors]
+    node = {
+        "driver": "rbd",
+        "node-name": _NODE,
+        "pool": place.pool,
+        "image": source.volume.image,
+        "user": source.credentials.user,
+        "key-secret": "key",
+        "auth-client-required": ["cephx"],
+        "server": [{"host": host.strip("[]"), "port": port} for host, _, port in servers],
+        "read-only": attachment.read_only,
+        "discard": "unmap",
+        "cache": {"direct": True},
+    }
+    if place.namespace:
+        node["namespace"] = place.namespace
+    export = {
+        "type": "fuse",
+        "id": "export",
+        "node-name": _NODE,
+        "mountpoint": str(file),
+        "writable": not attachment.read_only,
+    }
+    words = ["qemu-storage-daemon", "--daemonize"]
+    words += ["--object", json.dumps({"qom-type": "secret", "id": "key", "format": "base64", "file": key_file})]
+    words += ["--blockdev", json.dumps(node), "--export", json.dumps(export)]
+    words += ["--chardev", "socket,id=qmp,path=qmp,server=on,wait=off", "--monitor", "chardev=qmp"]
+    return words
+
+
+def _explained(source: Opening, said: str) -> ProvisionerError:
+    if "No such file or directory" in said:
+        return NotFound(f"image {source.volume}")
+    return Unavailable(f"image {source.volume}: the storage daemon says: {said}")
+
+
+def _ended(pid: int, seconds: float) -> bool:
+    """Wait for the end of a process that may be nobody's child."""
+    return _until(lambda: not os.path.exists(f"/proc/{pid}/ns"), seconds)
+
+
+def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not (met := condition()) and time.monotonic() < deadline:
+        pause.wait(0.02)
+    return met

@@ -1,0 +1,276 @@
+"""What a node does with volumes: stage, publish, grow, report, and the way back. For CSI and machines alike.
+
+Nothing is remembered between two calls: what is staged is read from the kernel (mountinfo, sysfs), so that a process that was
+killed in the middle goes on from wherever it was. Each step looks first whether it is done.
+"""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from provisioner.core.errors import AlreadyExists, InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable, Unfit
+from provisioner.core.ids import VolumeId
+from provisioner.core.model import Credentials, Opening
+from provisioner.core.single_flight import SingleFlight
+from provisioner.host import blocks
+from provisioner.host.filesystem import FileSystems, Wanted, mount_options
+from provisioner.host.mounts import Mount, Mounts, check_path
+from provisioner.host.patience import Patience
+from provisioner.host.ports import Attachment, Images, Kind
+from provisioner.host.requests import Publish, Stage, options_for
+from provisioner.host.stats import Health, Usage, look, usage
+
+log = logging.getLogger(__name__)
+
+_FORMATTING = "formatting"
+_OURS = ("/dev/loop", "/dev/rbd", "/dev/nbd", "/dev/mapper/cp-")
+"""Where the devices of our mounts are: nothing else is ever unmounted."""
+
+
+class Node:
+    """The volumes of this node."""
+
+    def __init__(
+        self, images: Images, kinds: Sequence[Kind], file_systems: FileSystems, mounts: Mounts, flights: SingleFlight
+    ) -> None:
+        """`kinds` in the order in which they are tried for a volume whose class names none."""
+        self._images, self._kinds, self._file_systems = images, kinds, file_systems
+        self._mounts, self._flights, self._patience = mounts, flights, Patience()
+
+    def stage(self, request: Stage) -> None:
+        """Attach, and format and mount unless it is a block volume. Done already is success.
+
+        Raises InvalidRequest, NotFound, AlreadyExists (staged differently), Unfit (holds something else), InUse, Denied,
+        Unavailable.
+        """
+        self._flights.run("stage", str(request.volume), request, lambda: self._stage(request))
+
+    def unstage(self, volume: VolumeId, path: str) -> None:
+        """Unmount and detach; not there is success. Raises InUse while it is published or open."""
+        self._flights.run("unstage", str(volume), path, lambda: self._unstage(volume, path))
+
+    def publish(self, request: Publish) -> None:
+        """Show a staged volume at its target. Raises Unfit if it is not staged, AlreadyExists for another use of the target."""
+        self._flights.run("publish", str(request.volume), request, lambda: self._publish(request))
+
+    def unpublish(self, volume: VolumeId, target: str) -> None:
+        """Take the target away, and the directory or file that it was; not there is success."""
+        self._flights.run("unpublish", str(volume), target, lambda: self._unpublish(volume, target))
+
+    def expand(self, volume: VolumeId, path: str, required: int, credentials: Credentials | None) -> int:
+        """Let device and file system follow the image's size; gives that, in bytes. `required` is what it must at least be."""
+        work = lambda: self._expand(volume, path, required, credentials)  # noqa: E731
+        return self._flights.run("grow", str(volume), (path, required), work)
+
+    def usage(self, volume: VolumeId, path: str) -> list[Usage]:
+        """What the volume at the path holds. Raises NotFound, Unavailable where the file system does not answer."""
+        mount, device = self._mounted(volume, path)
+        used = None
+        if mount.fs_type in ("devtmpfs", "tmpfs"):
+            with contextlib.suppress(ProvisionerError):
+                used = self._images.used(self._images.source(volume, None))
+        return usage(self._patience, mount, device, used)
+
+    def health(self, volume: VolumeId, path: str = "") -> list[Health]:
+        """What is wrong with the volume here, at the path or wherever it is mounted; nothing if all is well."""
+        found = self._find(volume)
+        if found is None:
+            if path and self._mounts.at(Path(path)) is not None:
+                return [Health("INACCESSIBLE", "DeviceLost", f"the device behind {path} is gone")]
+            raise NotFound(f"volume {volume} on this node")
+        mounts = [mount for mount in self._mounts.of(found[1]) if not path or mount.target == path]
+        if path and not mounts:
+            raise NotFound(f"volume {volume} at {path}")
+        return [ill for mount in mounts for ill in look(self._patience, mount, read_only=blocks.is_read_only(found[1]))]
+
+    def _stage(self, request: Stage) -> None:
+        path = check_path("staging_target_path", request.path)
+        kind = self._kind(request.mounter)
+        attached = self._find(request.volume)
+        if request.file_system is not None and self._is_staged(request, path, attached):
+            return
+        source = self._images.source(request.volume, request.credentials)
+        if attached is not None:
+            kind = attached[0]
+        options = options_for(kind.name, request.map_options)
+        try:
+            device = kind.attach(Attachment(source, request.read_only, options))
+            if blocks.is_read_only(device) and not request.read_only:
+                raise AlreadyExists(f"{device} for {request.volume}", ["it is for reading only"])
+            if request.file_system is not None:
+                self._mount(request, request.file_system, source, device, path)
+        except ProvisionerError:
+            if attached is None:
+                self._undo(kind, request.volume, path)
+            raise
+
+    def _is_staged(self, request: Stage, path: Path, attached: tuple[Kind, Path] | None) -> bool:
+        """Whether the volume is mounted there, well and as asked for; what is left there of a lost device is cleared away."""
+        there = self._mounts.at(path)
+        if there is None:
+            return False
+        if not there.source.startswith(_OURS):
+            raise Unfit(str(path), f"has {there.fs_type} mounted that is not ours")
+        wanted = request.file_system.kind if request.file_system else ""
+        if attached is not None and there in self._mounts.of(attached[1]):
+            if wanted and wanted != there.fs_type:
+                raise AlreadyExists(f"{there.fs_type} at {path}", [f"asked for {wanted}"])
+            if "ro" in there.options and not request.read_only:
+                raise AlreadyExists(f"{there.fs_type} at {path}", ["it is for reading only"])
+            if not look(self._patience, there, read_only=request.read_only):
+                return True
+        elif attached is not None:
+            raise AlreadyExists(f"a mount at {path}", [f"it shows {there.source}, not {request.volume}"])
+        log.warning("%s has lost its device or turned read-only: mounting it anew", path)
+        self._mounts.unmount(path)
+        return False
+
+    def _mount(self, request: Stage, wanted: Wanted, source: Opening, device: Path, path: Path) -> None:
+        kind, fresh = self._file_system(request, wanted, source, device)
+        if not fresh and not request.read_only:
+            self._file_systems.check(device, kind)
+        path.mkdir(mode=0o750, exist_ok=True)
+        untouched = request.read_only and blocks.is_read_only(device)
+        options = mount_options(kind, request.flags, read_only=request.read_only, untouched=untouched)
+        self._mounts.mount(device, path, kind, options)
+        if not fresh and not request.read_only and self._file_systems.lags(device, kind):
+            self._file_systems.grow(device, kind, path)
+
+    def _file_system(self, request: Stage, wanted: Wanted, source: Opening, device: Path) -> tuple[str, bool]:
+        """Find the device's file system, or make one; tells whether it was made."""
+        begun = not request.read_only and self._images.note(source, _FORMATTING)
+        found = "" if begun else self._file_systems.probe(device)
+        if found:
+            if wanted.kind and found != wanted.kind:
+                raise Unfit(f"volume {request.volume}", f"holds {found}, asked for {wanted.kind}")
+            return found, False
+        if request.read_only:
+            raise Unfit(f"volume {request.volume}", "holds no file system, and nothing may be written to it")
+        if not begun:
+            self._images.take_note(source, _FORMATTING, "begun")
+        try:
+            self._file_systems.make(device, wanted)
+        except InvalidRequest:
+            self._images.take_note(source, _FORMATTING, "")
+            raise
+        self._images.take_note(source, _FORMATTING, "")
+        return wanted.kind or "ext4", True
+
+    def _undo(self, kind: Kind, volume: VolumeId, path: Path) -> None:
+        try:
+            if (there := self._mounts.at(path)) is not None and there.source.startswith(_OURS):
+                self._mounts.unmount(path)
+            kind.detach(volume)
+        except ProvisionerError as error:
+            log.warning("undoing the stage of %s: %s", volume, error)
+
+    def _unstage(self, volume: VolumeId, text: str) -> None:
+        path = check_path("staging_target_path", text)
+        found = self._find(volume)
+        if found and (others := [mount.target for mount in self._mounts.of(found[1]) if mount.target != str(path)]):
+            raise InUse(f"volume {volume}", [f"mount {target}" for target in others])
+        self._unmount(path)
+        for kind in self._kinds:
+            kind.detach(volume)
+
+    def _publish(self, request: Publish) -> None:
+        staging = check_path("staging_target_path", request.staging)
+        target = check_path("target_path", request.target)
+        found = self._find(request.volume)
+        if found is None:
+            raise Unfit(f"volume {request.volume}", "is not staged on this node")
+        device, mounts = found[1], self._mounts.of(found[1])
+        if not request.block and not any(mount.target == str(staging) for mount in mounts):
+            raise Unfit(f"volume {request.volume}", f"is not staged at {staging}")
+        if (there := self._mounts.at(target)) is not None:
+            _refuse_other_use(there, mounts, request)
+            return
+        others = [mount.target for mount in mounts if mount.target not in (str(staging), str(target))]
+        if request.alone and others:
+            raise Unfit(f"volume {request.volume}", f"is published to its single writer already, at {others[0]}")
+        self._bind(device if request.block else staging, target, block=request.block, read_only=request.read_only)
+
+    def _bind(self, source: Path, target: Path, *, block: bool, read_only: bool) -> None:
+        try:
+            if block:
+                target.touch(mode=0o640)
+            else:
+                target.mkdir(mode=0o750, exist_ok=True)
+        except OSError as error:
+            raise InvalidRequest("target_path", target, error.strerror or str(error)) from error
+        try:
+            self._mounts.bind(source, target, read_only=read_only)
+        except ProvisionerError:
+            with contextlib.suppress(ProvisionerError):
+                self._mounts.unmount(target)
+                _remove(target)
+            raise
+
+    def _unpublish(self, volume: VolumeId, text: str) -> None:
+        target = check_path("target_path", text)
+        self._unmount(target)
+        _remove(target)
+
+    def _unmount(self, path: Path) -> None:
+        there = self._mounts.at(path)
+        if there is None:
+            return
+        if not there.source.startswith(_OURS) and there.fs_type not in ("devtmpfs", "tmpfs"):
+            raise Unfit(str(path), f"has {there.fs_type} of {there.source} mounted, which is not ours")
+        self._mounts.unmount(path)
+
+    def _expand(self, volume: VolumeId, path: str, required: int, credentials: Credentials | None) -> int:
+        mount, device = self._mounted(volume, path)
+        source = self._images.source(volume, credentials)
+        if source.size < required:
+            raise Unfit(f"volume {volume}", f"has {source.size} bytes, less than {required}: the controller grows it first")
+        found = self._find(volume)
+        if found is not None and blocks.size_of(device) != source.size:
+            found[0].grow(source)
+        if blocks.size_of(device) < source.size:
+            raise Unavailable(f"{device} does not show the {source.size} bytes of its image yet")
+        if mount.fs_type not in ("devtmpfs", "tmpfs"):
+            self._file_systems.grow(device, mount.fs_type, Path(mount.target))
+        return source.size
+
+    def _mounted(self, volume: VolumeId, path: str) -> tuple[Mount, Path]:
+        """The mount of the volume at the path, and its device. Raises NotFound."""
+        found = self._find(volume)
+        mount = self._mounts.at(Path(path)) if found else None
+        if found is None or mount is None or mount not in self._mounts.of(found[1]):
+            raise NotFound(f"volume {volume} at {path!r}")
+        return mount, found[1]
+
+    def _find(self, volume: VolumeId) -> tuple[Kind, Path] | None:
+        """The volume's device, of whichever kind."""
+        return next(((kind, device) for kind in self._kinds if (device := kind.find(volume))), None)
+
+    def _kind(self, name: str) -> Kind:
+        """The kind of that name, or with "" or "auto" the first that works here."""
+        lacking = {kind.name: kind.missing() for kind in self._kinds}
+        automatic = name in ("", "auto")
+        for kind in self._kinds:
+            if (automatic or kind.name == name) and not lacking[kind.name]:
+                return kind
+        if not automatic and name not in lacking:
+            raise InvalidRequest("mounter", name, f"must be one of {', '.join(lacking)}, auto")
+        raise Unfit("this node", f"can't attach: {'; '.join(f'{kind}: {why}' for kind, why in lacking.items() if why)}")
+
+
+def _refuse_other_use(there: Mount, mounts: Sequence[Mount], request: Publish) -> None:
+    """Raise AlreadyExists unless what is mounted at the target is what was asked for."""
+    if there not in mounts:
+        raise AlreadyExists(f"a mount at {request.target}", [f"it shows {there.source}, not {request.volume}"])
+    if ("ro" in there.options) != request.read_only and not ("ro" in there.super_options and request.read_only):
+        raise AlreadyExists(f"the mount at {request.target}", [f"readonly is {not request.read_only}"])
+
+
+def _remove(target: Path) -> None:
+    try:
+        if target.is_dir():
+            target.rmdir()
+        else:
+            target.unlink(missing_ok=True)
+    except OSError as error:
+        raise Unfit(str(target), f"can't be removed: {error.strerror}") from error

@@ -1,0 +1,59 @@
+"""What the host needs of others: of Ceph, to know an image and its notes; of a kind of device, to attach the image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from provisioner.core.ids import VolumeId
+from provisioner.core.model import Credentials, Opening
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """How an image is to be attached: its source, for reading only or not, with the options of the kind of device."""
+
+    source: Opening
+    read_only: bool = False
+    options: str = ""
+
+
+class Images(Protocol):
+    """What Ceph knows of an image. Each call is bounded in time and raises the core's errors only."""
+
+    def source(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
+        """Look the image up. Raises NotFound."""
+
+    def note(self, source: Opening, key: str, *, inherited: bool = False) -> str:
+        """Read what a node noted on the image, "" if nothing. A clone has its parent's notes only where `inherited`."""
+
+    def take_note(self, source: Opening, key: str, value: str) -> None:
+        """Note something on the image; "" takes the note away."""
+
+    def used(self, source: Opening) -> int | None:
+        """Bytes of the image that hold data, where the image can tell cheaply."""
+
+
+class Kind(Protocol):
+    """A kind of block device that shows an image. What is attached is read from the kernel, every time."""
+
+    @property
+    def name(self) -> str:
+        """As `mounter` in a class has it."""
+
+    def missing(self) -> str:
+        """What this host lacks for it; "" if nothing."""
+
+    def find(self, volume: VolumeId) -> Path | None:
+        """The device of the volume, if it is attached and alive."""
+
+    def attach(self, attachment: Attachment) -> Path:
+        """Attach the image, or give the device that shows it already. Raises InUse, Denied, Unavailable, Unfit."""
+
+    def detach(self, volume: VolumeId) -> None:
+        """Undo `attach`, whatever is left of it; nothing is fine. Raises InUse while the device is open."""
+
+    def grow(self, source: Opening) -> None:
+        """Have the device show the image's size of now."""
+
+    def address(self, volume: VolumeId) -> str:
+        """The full address of the client behind the device, "" where the kind can't tell."""

@@ -1,0 +1,57 @@
+"""What is asked of a node, in its own words: front ends fill these in."""
+
+from dataclasses import dataclass
+
+from provisioner.core.errors import InvalidRequest
+from provisioner.core.ids import VolumeId
+from provisioner.core.model import Credentials
+from provisioner.host.filesystem import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Have a volume ready on this node: attached, and unless it is a block volume, mounted at `path`."""
+
+    volume: VolumeId
+    path: str
+    file_system: Wanted | None
+    """None for a block volume."""
+    flags: tuple[str, ...] = ()
+    read_only: bool = False
+    mounter: str = ""
+    """The kind of device, "" for the first that this host has."""
+    map_options: str = ""
+    credentials: Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Have a staged volume show up at `target`, as a directory or, for a block volume, as a device."""
+
+    volume: VolumeId
+    staging: str
+    target: str
+    block: bool
+    read_only: bool = False
+    alone: bool = False
+    """Nobody else on this node may have it published."""
+
+
+def options_for(kind: str, text: str) -> str:
+    """Find the options of one kind of device in `a,b` (for every kind) or `krbd:a,b;nbd:c,d`.
+
+    Raises InvalidRequest for a kind that isn't known.
+    """
+    if ":" not in text.partition("=")[0] and ";" not in text:
+        return text.strip()
+    found = ""
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, colon, options = part.partition(":")
+        if not colon or name.strip() not in _NAMES:
+            raise InvalidRequest("mapOptions", text, f"{name!r} is none of {', '.join(_NAMES)}")
+        if _NAMES[name.strip()] == kind:
+            found = options.strip()
+    return found
+
+
+_NAMES = {"krbd": "rbd", "rbd": "rbd", "nbd": "rbd-nbd", "rbd-nbd": "rbd-nbd", "fuse": "fuse"}

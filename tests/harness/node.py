@@ -1,0 +1,191 @@
+"""The node service as a process, with a client beside it, and what the kernel has of it."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+import rbd
+
+from csi.pb import csi_pb2, csi_pb2_grpc
+from provisioner.core.ids import VolumeId
+from provisioner.host.blocks import loops_on, tag
+from provisioner.host.mounts import Mount, parse_mountinfo
+from tests.contract.driver import MIB, capability
+from tests.harness.ceph import Ceph
+from tests.harness.program import PROGRAM
+from tests.harness.waiting import until
+
+
+class NodeProgram:
+    """`ceph-provisioner node` with the fuse device, and calls to it that wait 60 seconds."""
+
+    def __init__(self, ceph: Ceph, directory: Path, *options: str) -> None:
+        self.ceph, self.directory, self.log = ceph, directory, directory / "node.log"
+        self.run_directory = directory / "run"
+        self.endpoint = f"unix:{directory}/node.sock"
+        self.staging, self.targets = directory / "staging", directory / "targets"
+        for each in (self.staging, self.targets):
+            each.mkdir(exist_ok=True)
+        self._command = [str(PROGRAM), "--config", str(ceph.config_file(directory)), "node", "--node-id", "here"]
+        self._command += ["--csi-endpoint", f"unix://{directory}/node.sock", "--listen", "127.0.0.1:0"]
+        self._command += ["--run-directory", str(self.run_directory), "--mounter", "fuse", *options]
+        self.process: subprocess.Popen[bytes] | None = None
+        self._channel = grpc.insecure_channel(self.endpoint)
+        self.node, self.identity = csi_pb2_grpc.NodeStub(self._channel), csi_pb2_grpc.IdentityStub(self._channel)
+
+    def start(self) -> "NodeProgram":
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+        until(self._answers, 30, "the node answers", lambda: self.log.read_text()[-2000:])
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            self.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest(), timeout=1)
+        except grpc.RpcError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL: no time to clear anything away."""
+        if self.process is not None and self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; gives the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        code = self.process.wait(30)
+        self._channel.close()
+        return code
+
+    def stage(self, volume: str, how: csi_pb2.VolumeCapability | None = None, **fields: object) -> Path:
+        path = self.staging / volume.rpartition("/")[2]
+        path.mkdir(exist_ok=True)
+        request = csi_pb2.NodeStageVolumeRequest(
+            volume_id=volume, staging_target_path=str(path), volume_capability=how or capability(), **fields
+        )
+        self.node.NodeStageVolume(request, timeout=60)
+        return path
+
+    def unstage(self, volume: str) -> None:
+        path = str(self.staging / volume.rpartition("/")[2])
+        self.node.NodeUnstageVolume(csi_pb2.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=path), timeout=60)
+
+    def publish(self, volume: str, name: str, how: csi_pb2.VolumeCapability | None = None, **fields: object) -> Path:
+        request = csi_pb2.NodePublishVolumeRequest(
+            volume_id=volume,
+            staging_target_path=str(self.staging / volume.rpartition("/")[2]),
+            target_path=str(self.targets / name),
+            volume_capability=how or capability(),
+            **fields,
+        )
+        self.node.NodePublishVolume(request, timeout=60)
+        return self.targets / name
+
+    def unpublish(self, volume: str, name: str) -> None:
+        target = str(self.targets / name)
+        self.node.NodeUnpublishVolume(csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target), timeout=60)
+
+    def expand(self, volume: str, path: Path, size: int) -> int:
+        sizes = csi_pb2.CapacityRange(required_bytes=size)
+        request = csi_pb2.NodeExpandVolumeRequest(volume_id=volume, volume_path=str(path), capacity_range=sizes)
+        return int(self.node.NodeExpandVolume(request, timeout=60).capacity_bytes)
+
+    def stats(self, volume: str, path: Path) -> dict[str, csi_pb2.VolumeUsage]:
+        request = csi_pb2.NodeGetVolumeStatsRequest(volume_id=volume, volume_path=str(path))
+        usage = self.node.NodeGetVolumeStats(request, timeout=60).usage
+        return {csi_pb2.VolumeUsage.Unit.Name(each.unit): each for each in usage}
+
+    def ills(self, volume: str, path: Path) -> list[tuple[str, str]]:
+        """What NodeGetVolumeHealth says is wrong: status and reason."""
+        request = csi_pb2.NodeGetVolumeHealthRequest(volume_id=volume, volume_publish_path=str(path))
+        told = self.node.NodeGetVolumeHealth(request, timeout=60).volume_health.health_statuses
+        return [(csi_pb2.VolumeHealthErrorType.Name(each.status), each.reason) for each in told]
+
+    def daemon(self, volume: str) -> int:
+        """The process id of the volume's storage daemon, 0 if there is none."""
+        return self.daemon_of(self.image_file(volume))
+
+    def daemon_of(self, image: Path) -> int:
+        file = str(image).encode()
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if file in entry.read_bytes() and b"qemu-storage-daemon" in entry.read_bytes():
+                    return int(entry.parent.name)
+            except OSError:
+                continue
+        return 0
+
+    def image_file(self, volume: str) -> Path:
+        return self.run_directory / "fuse" / tag(VolumeId.parse(volume)) / "image"
+
+    def traces(self, volume: str) -> list[str]:
+        """What the kernel and the file system still have of a volume."""
+        file = self.image_file(volume)
+        left = [f"mount {mount.target}" for mount in self.mounts() if volume.rpartition("/")[2] in mount.target]
+        left += [f"loop {loop}" for loop in loops_on(file)]
+        left += [f"directory {file.parent}"] if file.parent.exists() else []
+        return left + ([f"daemon {self.daemon(volume)}"] if self.daemon(volume) else [])
+
+    def mounts(self) -> list[Mount]:
+        """The mounts below this node's directories."""
+        found = parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+        return [mount for mount in found if mount.target.startswith(str(self.directory))]
+
+
+@contextmanager
+def node_program(ceph: Ceph, *options: str) -> Iterator[NodeProgram]:
+    """A node for the block; afterwards nothing of it is left in the kernel."""
+    with tempfile.TemporaryDirectory(prefix="cp-node-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        program = NodeProgram(ceph, Path(directory), *options)
+        try:
+            yield program.start()
+        finally:
+            program.kill()
+            _sweep(program)
+
+
+def _sweep(program: NodeProgram) -> None:
+    for mount in reversed([mount for mount in program.mounts() if mount.fs_type != "fuse"]):
+        subprocess.run(["umount", mount.target], check=False)
+    for file in (program.run_directory / "fuse").glob("*/image"):
+        if daemon := program.daemon_of(file):
+            os.kill(daemon, signal.SIGKILL)
+        for loop in loops_on(file):
+            subprocess.run(["losetup", "-d", str(loop)], check=False)
+        subprocess.run(["umount", str(file)], check=False)
+
+
+_LOCKED = rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
+
+
+def new_image(ceph: Ceph, size: int = 512 * MIB, *, locked: bool = True) -> str:
+    """Make an image, as somebody other than us would, and give the volume id that it has; `locked`: with exclusive-lock."""
+    name = f"node-{uuid.uuid4().hex[:12]}"
+    features = rbd.RBD_FEATURE_LAYERING | (_LOCKED if locked else 0)
+    with ceph.admin_pool() as pool:
+        rbd.RBD().create(pool, name, size, features=features, old_format=False)
+    return f"dev/{ceph.pool}/{name}"
+
+
+def grow_image(ceph: Ceph, volume: str, size: int) -> None:
+    with ceph.open_image(volume.rpartition("/")[2]) as image:
+        image.resize(size)
+
+
+def watchers(ceph: Ceph, volume: str) -> list[str]:
+    return ceph.watchers(f"rbd_header.{ceph.image_ids()[volume.rpartition('/')[2]]}")
+
+
+def code_of(error: pytest.ExceptionInfo[grpc.RpcError]) -> grpc.StatusCode:
+    code: grpc.StatusCode = error.value.code()
+    return code
