@@ -10,6 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import msgspec
 import rados
@@ -46,7 +47,7 @@ def put(pool: rados.Ioctx, entry: Entry, over: Entry | None) -> Entry | None:
     raw = json.dumps({**value, "stamp": uuid.uuid4().hex})  # ASCII, as comparisons need
     if not wire.omap_replace(pool, _shard(entry.name), _key(entry.name), raw, over.raw if over else ""):
         return None
-    return Entry(entry.name, entry.volume, entry.image_id, entry.by, raw)
+    return replace(entry, raw=raw)
 
 
 def drop(pool: rados.Ioctx, entry: Entry) -> bool:

@@ -7,7 +7,7 @@ internal id and the snapshot's number, so that what a clone inherited counts as 
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import rados
@@ -48,6 +48,7 @@ class SnapshotMark:
     image_id: str
     snap_id: int
     group: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Album:
 def as_snapshot(place: Place, snapshot: RbdSnapshot, mark: SnapshotMark) -> Snapshot:
     """The core's value for a marked snapshot."""
     snapshot_id = SnapshotId(VolumeId(place, mark.volume), snapshot.name, mark.image_id)
-    return Snapshot(snapshot_id, mark.name, snapshot.size, snapshot.created, mark.group)
+    return Snapshot(snapshot_id, mark.name, snapshot.size, snapshot.created, mark.group, dict(mark.labels))
 
 
 def read_album(pool: rados.Ioctx, image_id: str) -> Album | None:

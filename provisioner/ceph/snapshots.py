@@ -140,7 +140,7 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot:
     if album is None or there is None:
         raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away while it was made")
     if (mark := album.mark_of(there)) is None:
-        mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group)
+        mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group, entry.labels)
         told = {**snapshot_headers.mark_values(name, mark), **marks.turn()}
         if not headers.change_metadata(pool, entry.image_id, told, expected={marks.DELETING: ""}):
             remove(pool, entry.image_id, name)

@@ -206,6 +206,8 @@ class SnapshotRequest:
     name: str
     source: VolumeId
     credentials: Credentials | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
+    """For people and front ends; not part of its identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,7 @@ class Snapshot:
     created: float
     group: str = ""
     """The group snapshot that it is a part of."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +241,8 @@ class Entry:
     by: int = 0
     raw: str = field(default="", repr=False)
     """The entry as it is kept, for comparing."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
+    """What the snapshot is to be labelled with; the index does not keep it."""
 
     @property
     def id(self) -> SnapshotId:

@@ -41,6 +41,11 @@ class Snapshots:
             raise NotFound(f"snapshot {snapshot}")
         return found
 
+    def named(self, cluster: str, name: str, credentials: Credentials | None = None) -> Snapshot | None:
+        """The snapshot that was taken for a request of that name, of whatever volume of the cluster."""
+        entry = self._store.entry(cluster, name, credentials)
+        return None if entry is None else self._store.find(entry.id, credentials)
+
     def delete(self, snapshot: SnapshotId, credentials: Credentials | None = None) -> None:
         """Take the snapshot away; gone already is success. Volumes that were made from it live on."""
         self._flights.run("delete snapshot", str(snapshot), credentials, lambda: self._store.remove(snapshot, credentials))
@@ -60,7 +65,7 @@ class Snapshots:
             if entry is not None and (found := self._store.find(entry.id, request.credentials)) is not None:
                 return self._same_as_asked(found, request)
             origin = self._origin(request)
-            wanted = Entry(request.name, request.source, origin.image_id)
+            wanted = Entry(request.name, request.source, origin.image_id, labels=request.labels)
             if entry is None and wanted.id.snapshot in origin.snapshots:
                 entry = self._entry(request)
             self._check(request, wanted, entry, origin)
