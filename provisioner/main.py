@@ -17,6 +17,7 @@ from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.keys import Keys
 from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.places import Places
+from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.claims.connected import Exports
 from provisioner.claims.controller import Controller, Options
@@ -28,6 +29,7 @@ from provisioner.core.errors import InvalidRequest, ProvisionerError, Unavailabl
 from provisioner.core.ids import Place, check_place
 from provisioner.core.ports import VolumeStore
 from provisioner.core.single_flight import SingleFlight
+from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from provisioner.host.build import host_node
 from provisioner.housekeeping import Housekeeping
@@ -191,13 +193,26 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, listen: 
 @click.option("--volume-classes", required=True, type=click.Path(path_type=Path), help="The classes to offer, a YAML list.")
 @click.option("--pool", required=True, help="Where the volumes lie: POOL or POOL/NAMESPACE.")
 @click.option("--cluster", default="", help="A cluster of the config file; the only one if left out.")
+@click.option("--limits-burst-factor", default=10, show_default=True, type=click.IntRange(1), help="Bursts, in limits; 1: none.")
+@click.option("--limits-burst-duration", default=15, show_default=True, type=click.IntRange(1), help="Seconds of a burst.")
 @click.option("--listen", default="127.0.0.1:9873", show_default=True, help="Where /metrics, /healthz and /readyz are.")
 @click.pass_obj
-def iri_volumes(config: ConfigFile, address: str, volume_classes: Path, pool: str, cluster: str, listen: str) -> None:
+def iri_volumes(
+    config: ConfigFile,
+    address: str,
+    volume_classes: Path,
+    pool: str,
+    cluster: str,
+    limits_burst_factor: int,
+    limits_burst_duration: int,
+    listen: str,
+) -> None:
     """Serve IronCore's VolumeRuntime: volumes for volumepoollet."""
     # imported here: gRPC's 15 MB are for those who serve it
     from provisioner.iri.classes import ClassFile, read_volume_classes
+    from provisioner.iri.classes import Limits as ClassLimits
     from provisioner.iri.serve import EVENTS, serve_volumes
+    from provisioner.iri.serve import Backend as VolumeBackend
     from provisioner.iri.volumes import Shelf
     from provisioner.rpc.server import Listen
 
@@ -205,14 +220,17 @@ def iri_volumes(config: ConfigFile, address: str, volume_classes: Path, pool: st
     metrics = Metrics()
     places = Places(Clusters(config.clusters))
     store = CephStore(places)
-    volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
+    flights = SingleFlight(on_done=metrics.on_operation)
+    volumes, snapshots = Volumes(store, flights), Snapshots(CephSnapshots(places), flights)
     housekeeping = Housekeeping(places, store, metrics)
     name, _, namespace = pool.partition("/")
     place = check_place(Place(places.clusters.config(cluster).name, name, namespace))
-    shelf = Shelf(place, ClassFile(volume_classes, read_volume_classes))
+    bursts = ClassLimits(limits_burst_factor, limits_burst_duration)
+    shelf = Shelf(place, ClassFile(volume_classes, read_volume_classes), bursts)
     status = StatusServer(listen, metrics, list, list)
     _attend(volumes, place)
-    server = serve_volumes(volumes, shelf, EventLog(places, place, EVENTS), Listen(address), metrics.on_rpc)
+    backend = VolumeBackend(volumes, snapshots, EventLog(places, place, EVENTS))
+    server = serve_volumes(backend, shelf, Listen(address), metrics.on_rpc)
     status.start()
     housekeeping.start()
     click.echo(f"serving volumes of {place} at {address}; status at http://{status.address}", err=True)

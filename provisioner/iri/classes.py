@@ -25,6 +25,7 @@ from provisioner.core.buckets import Quota
 from provisioner.core.errors import InvalidRequest, Unavailable
 from provisioner.core.model import Credentials, Layout
 from provisioner.core.parameters import read_parameters
+from provisioner.core.qos import Qos
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,18 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     tps: int = 0
     iops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How a class's promises bound its volumes: bursts of `factor` times them for `seconds`, for whoever was idle before."""
+
+    factor: int = 10
+    seconds: int = 15
+
+    def of(self, promised: Capabilities) -> Qos:
+        """What an image is throttled to."""
+        return Qos.of_rates(promised.iops, promised.tps, self.factor, self.seconds)
 
 
 class _Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

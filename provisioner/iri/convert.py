@@ -8,7 +8,7 @@ from provisioner.core.errors import AlreadyExists, InvalidRequest, NotFound, Out
 from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import CreateRequest, Grant, SizeRange, Volume
 from provisioner.iri import metadata
-from provisioner.iri.classes import VolumeClass
+from provisioner.iri.classes import Limits, VolumeClass
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
 
 UID = "volumepoollet.ironcore.dev/volume-uid"
@@ -18,7 +18,7 @@ _ASKED = "iri.storage"
 _SIZE = "volume.spec.resources.storage_bytes"
 
 
-def create_request(asked: pb.Volume, chosen: VolumeClass, place: Place) -> CreateRequest:
+def create_request(asked: pb.Volume, chosen: VolumeClass, limits: Limits, place: Place) -> CreateRequest:
     """Read what is to be made. Raises InvalidRequest and OutOfRange with the field at fault."""
     if asked.metadata.id:
         raise InvalidRequest("volume.metadata.id", asked.metadata.id, "must be empty: the runtime gives it")
@@ -30,7 +30,8 @@ def create_request(asked: pb.Volume, chosen: VolumeClass, place: Place) -> Creat
     kept = metadata.kept_labels("volume.metadata", asked.metadata, chosen.name)
     if size.choose() != size.required:
         kept[_ASKED] = str(size.required)
-    return CreateRequest(_name(asked.metadata.labels), place, size, chosen.layout, kept)
+    qos = limits.of(chosen.capabilities)
+    return CreateRequest(_name(asked.metadata.labels), place, size, chosen.layout, kept, qos=qos)
 
 
 def size_range(field: str, storage_bytes: int) -> SizeRange:

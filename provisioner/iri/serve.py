@@ -1,9 +1,12 @@
 """The IronCore front end put together: a runtime over the core, behind a socket."""
 
+from dataclasses import dataclass
+
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
 from provisioner.core.buckets import BucketStore
+from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from provisioner.iri.buckets import BucketRuntime
 from provisioner.iri.classes import BucketClass, ClassFile
@@ -20,11 +23,20 @@ EVENTS = "ceph-provisioner.events"
 LIGHT = frozenset(("/volume.v1alpha1.VolumeRuntime/Version", "/bucket.v1alpha1.BucketRuntime/Version"))
 
 
-def serve_volumes(volumes: Volumes, shelf: Shelf, kept: EventLog, listen: Listen, on_call: OnCall) -> Server:
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a volume runtime stands on."""
+
+    volumes: Volumes
+    snapshots: Snapshots
+    events: EventLog
+
+
+def serve_volumes(backend: Backend, shelf: Shelf, listen: Listen, on_call: OnCall) -> Server:
     """Start a volume runtime; the caller drains it. Raises InvalidRequest if the socket can't be had."""
 
     def register(server: grpc.Server) -> list[str]:
-        runtime = VolumeRuntime(volumes, shelf, Events(kept))
+        runtime = VolumeRuntime(backend.volumes, backend.snapshots, shelf, Events(backend.events))
         volume_grpc.add_VolumeRuntimeServicer_to_server(runtime, server)
         return ["volume.v1alpha1.VolumeRuntime"]
 

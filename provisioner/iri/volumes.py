@@ -6,18 +6,19 @@ a list either tells everything or fails.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import provisioner
 from provisioner.core.errors import InvalidRequest, NotFound, OutOfRange, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
-from provisioner.core.model import Volume
+from provisioner.core.model import SnapshotRequest, Volume
+from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
-from provisioner.iri import convert, metadata
+from provisioner.iri import convert, metadata, snapshots
 from provisioner.iri.access import Access
-from provisioner.iri.classes import ClassFile, VolumeClass
+from provisioner.iri.classes import ClassFile, Limits, VolumeClass
 from provisioner.iri.events import Events
 from provisioner.iri.pb.meta.v1alpha1.api_pb2 import ObjectMetadata
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
@@ -43,14 +44,16 @@ class Shelf:
 
     place: Place
     classes: ClassFile[VolumeClass]
+    limits: Limits
 
 
 class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
     """Volumes over the runtime interface. Errors of the core leave the methods as they are: the boundary has the table."""
 
-    def __init__(self, volumes: Volumes, shelf: Shelf, events: Events) -> None:
-        self._volumes, self._place, self._classes = volumes, shelf.place, shelf.classes
+    def __init__(self, volumes: Volumes, taken: Snapshots, shelf: Shelf, events: Events) -> None:
+        self._volumes, self._shelf, self._place, self._classes = volumes, shelf, shelf.place, shelf.classes
         self._access, self._events = Access(volumes, shelf.classes), events
+        self._shots = snapshots.Shots(taken, shelf.place)
 
     def Version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
         """Name and version."""
@@ -76,7 +79,7 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
         asked = request.volume
         with self._events.failures("CreateVolume", asked.metadata, "VolumeCreationFailed"):
             chosen = self._classes.choose("volume.spec.class", getattr(asked.spec, "class"))
-            wanted = convert.create_request(asked, chosen, self._place)
+            wanted = convert.create_request(asked, chosen, self._shelf.limits, self._place)
             made = self._volumes.create(wanted)
             convert.refuse_another(made, wanted)
             answer = self._handed_out(made)
@@ -122,6 +125,33 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
             return pb.ListVolumesResponse(volumes=list(self._all_handed_out(hits)))
         return pb.ListVolumesResponse(volumes=[convert.volume(each, None, available=each.published) for each in hits])
 
+    def CreateVolumeSnapshot(self, request: pb.CreateVolumeSnapshotRequest, context: Context) -> pb.CreateVolumeSnapshotResponse:
+        """Take a snapshot, once per uid. It is ready when this returns."""
+        asked = request.volume_snapshot
+        with self._events.failures("CreateVolumeSnapshot", asked.metadata, "VolumeSnapshotCreationFailed"):
+            name, kept = snapshots.request_for(asked)
+            volume = self._meant(asked.spec.volume_id, asked.metadata.labels)
+            there = self._shots.named(name)
+            taken = self._shots.take(SnapshotRequest(name, volume.id, labels=kept))
+        answer = snapshots.told(taken)
+        if there is None:
+            self._events.normal("CreateVolumeSnapshot", answer.metadata, "VolumeSnapshotCreated", f"of image {volume.id}")
+        return pb.CreateVolumeSnapshotResponse(volume_snapshot=answer)
+
+    def DeleteVolumeSnapshot(self, request: pb.DeleteVolumeSnapshotRequest, context: Context) -> pb.DeleteVolumeSnapshotResponse:
+        """Take a snapshot away. Volumes that were made from it live on."""
+        if not request.volume_snapshot_id:
+            raise InvalidRequest("volume_snapshot_id", "", "must not be empty")
+        gone = self._shots.delete(request.volume_snapshot_id)
+        message = f"of image {gone.id.volume}"
+        self._events.normal("DeleteVolumeSnapshot", snapshots.about(gone), "VolumeSnapshotDeleted", message)
+        return pb.DeleteVolumeSnapshotResponse()
+
+    def ListVolumeSnapshots(self, request: pb.ListVolumeSnapshotsRequest, context: Context) -> pb.ListVolumeSnapshotsResponse:
+        """The snapshots that bear the id and all the labels, as Ceph has them now."""
+        found = self._shots.matching(request.filter)
+        return pb.ListVolumeSnapshotsResponse(volume_snapshots=[snapshots.told(each) for each in found])
+
     def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
         """What happened to the volumes, within the filter's window."""
         return pb.ListEventsResponse(events=self._events.listed(request.filter))
@@ -150,6 +180,17 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
         if found is None or not convert.is_ours(found):
             raise NotFound(f"volume {text!r}")
         return found
+
+    def _meant(self, given: str, labels: Mapping[str, str]) -> Volume:
+        """The volume that a snapshot is to be taken of: by id, or by its Kubernetes name in the snapshot's namespace."""
+        try:
+            return self._existing(given)
+        except NotFound:
+            selector = {snapshots.VOLUME_NAME: given, snapshots.VOLUME_NAMESPACE: labels.get(snapshots.NAMESPACE, "")}
+            hits = [each for each in self._volumes.volumes(self._place) if metadata.matches(each.labels, selector)]
+            if len(hits) != 1:
+                raise
+            return hits[0]
 
     def _delete(self, found: Volume) -> None:
         if not found.published:

@@ -14,22 +14,26 @@ import rbd
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.places import Places
+from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.core.ids import Place
+from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
-from provisioner.iri.classes import ClassFile, read_volume_classes
+from provisioner.iri.classes import ClassFile, Limits, read_volume_classes
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2_grpc
-from provisioner.iri.serve import EVENTS, serve_volumes
+from provisioner.iri.serve import EVENTS, Backend, serve_volumes
 from provisioner.iri.volumes import Shelf
 from provisioner.rpc.server import Listen, Server
 from tests.harness.ceph import Ceph
 
 MIB, GIB = 1 << 20, 1 << 30
 LABEL = "volumepoollet.ironcore.dev/volume-"
+SNAPSHOT = "volumepoollet.ironcore.dev/volume-snapshot-"
 CLASSES = [
     {"name": "fast", "capabilities": {"tps": 262144000, "iops": 15000}},
     {"name": "slow", "capabilities": {"tps": 1048576, "iops": 100}, "parameters": {"imageFeatures": "layering"}},
+    {"name": "plain", "capabilities": {"tps": 0, "iops": 0}},
 ]
 
 
@@ -63,6 +67,21 @@ class Runtime:
 
     def delete(self, volume_id: str) -> None:
         self.stub.DeleteVolume(pb.DeleteVolumeRequest(volume_id=volume_id), timeout=30)
+
+    def snap(self, uid: str, volume_id: str, **labels: str) -> pb.VolumeSnapshot:
+        asked = pb.VolumeSnapshot(spec=pb.VolumeSnapshotSpec(volume_id=volume_id))
+        named = {f"{SNAPSHOT}uid": uid, f"{SNAPSHOT}namespace": "shop", f"{SNAPSHOT}name": f"of-{uid[:8]}", **labels}
+        for key, value in named.items():
+            asked.metadata.labels[key] = value
+        request = pb.CreateVolumeSnapshotRequest(volume_snapshot=asked)
+        return self.stub.CreateVolumeSnapshot(request, timeout=30).volume_snapshot
+
+    def drop(self, snapshot_id: str) -> None:
+        self.stub.DeleteVolumeSnapshot(pb.DeleteVolumeSnapshotRequest(volume_snapshot_id=snapshot_id), timeout=30)
+
+    def shots(self, **wanted: object) -> list[pb.VolumeSnapshot]:
+        request = pb.ListVolumeSnapshotsRequest(filter=pb.VolumeSnapshotFilter(**wanted))
+        return list(self.stub.ListVolumeSnapshots(request, timeout=60).volume_snapshots)
 
     def reconcile(self, uid: str, size: int = GIB, *, deleted: bool = False) -> pb.Volume | None:
         """One walk of the poollet's loop over one Volume: look by uid, then make, grow or delete."""
@@ -129,9 +148,10 @@ def running(ceph: Ceph, directory: Path, timeout: int = 15) -> Iterator[Runtime]
     clusters = Clusters(lambda: {"dev": ceph.config(timeout=timeout)})
     places, place = Places(clusters), Place("dev", ceph.pool)
     store = CephStore(places)
-    shelf = Shelf(place, ClassFile(classes, read_volume_classes))
+    shelf = Shelf(place, ClassFile(classes, read_volume_classes), Limits())
     listen = Listen(f"unix://{directory}/iri.sock")
-    server = serve_volumes(Volumes(store), shelf, EventLog(places, place, EVENTS), listen, lambda *_: None)
+    backend = Backend(Volumes(store), Snapshots(CephSnapshots(places)), EventLog(places, place, EVENTS))
+    server = serve_volumes(backend, shelf, listen, lambda *_: None)
     runtime = Runtime(server, store, ceph.pool, classes)
     try:
         yield runtime

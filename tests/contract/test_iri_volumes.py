@@ -172,6 +172,15 @@ def test_a_class_decides_how_the_image_is_laid_out(runtime: Runtime, ceph: Ceph)
     assert ceph.info(made.metadata.id)["features"] == ["layering"]
 
 
+def test_a_class_bounds_how_fast_a_volume_is_and_expansion_keeps_it(runtime: Runtime, ceph: Ceph) -> None:
+    made = runtime.create(size=MIB)
+    limits = {"conf_rbd_qos_iops_limit": "15000", "conf_rbd_qos_bps_limit": "262144000"}
+    bursts = {"conf_rbd_qos_iops_burst": "150000", "conf_rbd_qos_bps_burst_seconds": "15"}
+    assert (limits | bursts).items() <= ceph.image_metadata(made.metadata.id).items()
+    runtime.expand(made.metadata.id, 4 * MIB)
+    assert (limits | bursts).items() <= ceph.image_metadata(made.metadata.id).items()
+
+
 def test_another_class_for_the_same_uid_is_refused(runtime: Runtime) -> None:
     runtime.create(uid := new_uid(), MIB)
     with refused(grpc.StatusCode.ALREADY_EXISTS, uid):
@@ -180,7 +189,7 @@ def test_another_class_for_the_same_uid_is_refused(runtime: Runtime) -> None:
 
 def test_the_class_file_is_read_again_when_it_changes(ceph: Ceph, tmp_path: Path) -> None:
     with running(ceph, tmp_path) as own:
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, "volume.spec.class", "'new'", "fast, slow"):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "volume.spec.class", "'new'", "fast, slow, plain"):
             own.create(class_name="new", size=MIB)
         own.classes.write_text("- {name: new, capabilities: {tps: 1, iops: 2}}")
         assert own.create(class_name="new", size=MIB).status.state == pb.VOLUME_AVAILABLE
@@ -280,7 +289,7 @@ def test_a_volume_of_csi_is_not_ironcores_to_see_or_to_delete(runtime: Runtime, 
 
 
 def test_a_volume_of_ironcore_is_a_volume_to_csi(runtime: Runtime, driver: Driver, ceph: Ceph) -> None:
-    made = runtime.create(uid := new_uid(), GIB)
+    made = runtime.create(uid := new_uid(), GIB, "plain")
     driver.create(other := new_uid(), GIB)
     mine, theirs = ceph.image_metadata(uid), ceph.image_metadata(other)
     named = {"ceph-provisioner.labels", "ceph-provisioner.created", "ceph-provisioner.fingerprint"}
