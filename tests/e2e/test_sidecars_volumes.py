@@ -6,6 +6,9 @@ Fifteen of them are the start of Kubernetes 1.36 and the sidecars, which all fil
 import grpc
 
 from csi.pb import csi_pb2, csi_pb2_grpc
+from provisioner.claims.quantity import to_bytes
+from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, Object
+from tests.harness.kubernetes import NAMESPACE
 from tests.harness.nodes import pod_using
 from tests.harness.sidecars import CsiCluster
 from tests.harness.waiting import until
@@ -71,5 +74,16 @@ def test_the_controller_lists_the_volumes_of_its_pool(csi: CsiCluster) -> None:
     assert bound["spec"]["csi"]["volumeHandle"] in handles
 
 
-def test_no_sidecar_gave_up(csi: CsiCluster) -> None:
-    assert csi.sidecars.ended() == []
+def test_what_a_class_can_still_give_is_told(csi: CsiCluster) -> None:
+    storage_class = csi.make_class(volumeBindingMode="WaitForFirstConsumer")
+
+    def told() -> list[Object]:
+        listed = csi.kubernetes.api.list_all(CSI_STORAGE_CAPACITIES.path(NAMESPACE)).items
+        return [item for item in listed if item["storageClassName"] == storage_class]
+
+    (capacity,) = until(told, 20, "the class has a capacity")
+    assert to_bytes("capacity", capacity["capacity"]) > GIB
+
+
+def test_no_sidecar_gave_up_or_had_too_few_rights(csi: CsiCluster) -> None:
+    assert csi.sidecars.ended() + csi.sidecars.refused() == []

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 NAMESPACE = "ceph-provisioner"
 _CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 _KINDS = {
+    "CSIDriver": Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False),
     "CustomResourceDefinition": _CRDS,
     "Namespace": NAMESPACES,
     "ServiceAccount": Resource("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True),

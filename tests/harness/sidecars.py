@@ -7,13 +7,13 @@ import uuid
 from pathlib import Path
 
 from hack.sidecars.build import sidecars
-from provisioner.kube.resources import Resource
 from tests.harness.ceph import Ceph
-from tests.harness.kubernetes import Kubernetes
+from tests.harness.kubernetes import ROOT, Kubernetes
 from tests.harness.nodes import register_csi
 from tests.harness.program import PROGRAM, Program
 
-_CSI_DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False)
+DRIVER = "rbd.ceph-provisioner.io"
+MANIFESTS = ROOT / "manifests" / "overlays" / "csi"
 BURST = ("--kube-api-qps=500", "--kube-api-burst=1000")
 """The sidecars' own limit is 5 calls a second, which would be all that a test measures."""
 
@@ -32,19 +32,28 @@ class CsiController(Program):
 class Sidecars:
     """The standard sidecars at one controller's socket, each a process with a log."""
 
-    def __init__(self, directory: Path, kubeconfig: Path, endpoint: str) -> None:
+    def __init__(self, directory: Path, administrator: Path, account: Path, endpoint: str) -> None:
+        """All but the snapshot controller, which is the cluster's, work with the account's rights."""
         self._directory = directory
-        common = (f"--kubeconfig={kubeconfig}", *BURST, "--v=4")
-        driver = (f"--csi-address={endpoint.removeprefix('unix://')}", "--timeout=60s", *common)
+        common = (*BURST, "--v=4")
+        driver = (f"--csi-address={endpoint.removeprefix('unix://')}", f"--kubeconfig={account}", "--timeout=60s", *common)
         quick = ("--retry-interval-start=200ms", "--retry-interval-max=5s")
+        capacity = ("--enable-capacity", "--capacity-ownerref-level=-1", "--capacity-poll-interval=5s")
         groups = "--feature-gates=CSIVolumeGroupSnapshot=true"
         across = "--feature-gates=CrossNamespaceVolumeDataSource=true"
         self._commands = {
-            "csi-provisioner": (*driver, *quick, "--extra-create-metadata", "--snapshot-orphan-sweep-interval=2s", across),
+            "csi-provisioner": (
+                *driver,
+                *quick,
+                *capacity,
+                "--extra-create-metadata",
+                "--snapshot-orphan-sweep-interval=2s",
+                across,
+            ),
             "csi-attacher": (*driver, *quick, "--reconcile-sync=10s"),
             "csi-resizer": (*driver, *quick),
             "csi-snapshotter": (*driver, *quick, groups),
-            "snapshot-controller": (*common, *quick, groups),
+            "snapshot-controller": (f"--kubeconfig={administrator}", *common, *quick, groups),
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -71,6 +80,11 @@ class Sidecars:
     def log(self, name: str) -> Path:
         return self._directory / f"{name}.log"
 
+    def refused(self) -> list[str]:
+        """What Kubernetes would not let them do."""
+        lines = [line for name in self._processes for line in self.log(name).read_text(errors="replace").splitlines()]
+        return [line for line in lines if "is forbidden" in line]
+
     def ended(self) -> list[str]:
         """Sidecars that gave up, each with its last words."""
         dead = [name for name, process in self._processes.items() if process.poll() is not None]
@@ -82,20 +96,21 @@ class CsiCluster:
 
     def __init__(self, ceph: Ceph, kubernetes: Kubernetes, directory: Path) -> None:
         self.ceph, self.kubernetes = ceph, kubernetes
-        self.driver, self.pool = f"{uuid.uuid4().hex[:8]}.example.com", f"csi-{uuid.uuid4().hex[:8]}"
+        self.driver, self.pool = DRIVER, f"csi-{uuid.uuid4().hex[:8]}"
         config = directory / "config.yaml"
         cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pools": [self.pool]}
         config.write_text(json.dumps({"clusters": {"dev": cluster}}))
         self.nodes: list[str] = []
         self.controller = CsiController(directory, config, self.driver)
-        self.sidecars = Sidecars(directory, kubernetes.kubeconfig, self.controller.endpoint)
+        kubernetes.apply(MANIFESTS / "driver.yaml", MANIFESTS / "rbac.yaml")
+        account = kubernetes.account_kubeconfig(directory / "kubeconfig", "ceph-provisioner-csi")
+        self.sidecars = Sidecars(directory, kubernetes.kubeconfig, account, self.controller.endpoint)
 
     def start(self) -> "CsiCluster":
         self.ceph.make_pool(self.pool)
         self.ceph.let_provision(self.pool)
         self.controller.start()
         self.sidecars.start()
-        self.kubernetes.api.create(_CSI_DRIVERS.path(), _CSI_DRIVERS.body({"name": self.driver}, spec={"attachRequired": True}))
         self.nodes = [register_csi(self.kubernetes, self.driver) for _ in range(2)]
         return self
 
