@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from provisioner.claims import finalizers, objects, request
 from provisioner.claims.classes import Class, Classes, refuse_other_cluster
 from provisioner.claims.connected import Connected
-from provisioner.claims.data_source import Origin, Origins
+from provisioner.claims.data_source import Original, Originals
 from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Choice, Kubelets, choose
 from provisioner.claims.outcomes import is_outcome_known
 from provisioner.claims.protection import Protection
-from provisioner.claims.volume import Maker
-from provisioner.core.errors import AlreadyExists, InvalidRequest, ProvisionerError, Unsupported
+from provisioner.claims.volume import Maker, note_content
+from provisioner.core.errors import AlreadyExists, InvalidRequest, ProvisionerError
 from provisioner.core.ids import VolumeId, image_name
 from provisioner.core.model import CreateRequest, Credentials, Volume
 from provisioner.core.volumes import Volumes
@@ -63,7 +63,7 @@ class Provisioner:
         classes: Classes,
         handouts: Handouts,
         maker: Maker,
-        origins: Origins,
+        originals: Originals,
         kubelets: Kubelets,
         caches: Caches,
         recorder: Recorder,
@@ -75,7 +75,7 @@ class Provisioner:
         self._api, self._volumes, self._classes = api, volumes, classes
         self._handouts, self._maker, self._kubelets = handouts, maker, kubelets
         self._caches, self._recorder, self._setting = caches, recorder, setting
-        self._origins, self._protection = origins, Protection(api, caches.claims)
+        self._originals, self._protection = originals, Protection(api, caches.claims)
         self._on_saved, self._connected = on_saved, connected
 
     def reconcile(self, claim: Object) -> None:
@@ -110,24 +110,30 @@ class Provisioner:
         credentials = self._classes.credentials(storage_class.admin)
         if storage_class.parameters.monitors:
             refuse_other_cluster(storage_class, self._volumes.monitors(storage_class.place.cluster, credentials))
-        origin = self._origins.of(claim)
-        if origin is not None:
-            raise Unsupported(
-                f"{request.SOURCE} {request.source_of(claim)}: making a volume from another one is not supported yet"
-            )
+        original = self._originals.of(claim)
         held = self._hold(claim, storage_class)
         if held is None:
             return
         is_first_try = objects.CLAIM_FINALIZER not in objects.finalizers(claim)
         self._protection.hold(held)
-        volume = self._made(held, storage_class, credentials, origin, is_first_try=is_first_try)
-        self._maker.save(self._body(held, volume, storage_class, credentials, native=choice.native))
+        volume = self._made(held, storage_class, credentials, original, is_first_try=is_first_try)
+        body = self._body(held, volume, storage_class, credentials, native=choice.native)
+        if original is not None:
+            note_content(body, volume, original.size)
+        self._maker.save(body)
         self._on_saved(held)
         self._release(held)
-        self._recorder.event(held, "Normal", "ProvisioningSucceeded", f"made {volume.id} of {volume.size} bytes")
+        told = f"made {volume.id} of {volume.size} bytes" + (f" from {original.source}" if original else "")
+        self._recorder.event(held, "Normal", "ProvisioningSucceeded", told)
 
     def _body(
-        self, claim: Object, volume: Volume, storage_class: Class, credentials: Credentials | None, *, native: bool
+        self,
+        claim: Object,
+        volume: Volume,
+        storage_class: Class,
+        credentials: Credentials | None,
+        *,
+        native: bool,
     ) -> Object:
         """Hand the volume out, and give the PersistentVolume to save."""
         if storage_class.is_connected and self._connected:
@@ -153,7 +159,7 @@ class Provisioner:
         claim: Object,
         storage_class: Class,
         credentials: Credentials | None,
-        origin: Origin | None,
+        original: Original | None,
         *,
         is_first_try: bool,
     ) -> Volume:
@@ -172,7 +178,7 @@ class Provisioner:
             storage_class.parameters.layout,
             labels,
             credentials,
-            origin.source if origin else None,
+            original.source if original else None,
             qos=storage_class.parameters.qos,
         )
         try:

@@ -17,7 +17,7 @@ from provisioner.claims.capacity import Capacities, Poll
 from provisioner.claims.claim import Caches, Provisioner, Setting
 from provisioner.claims.classes import Classes
 from provisioner.claims.connected import Connected, Exports
-from provisioner.claims.data_source import Origins
+from provisioner.claims.data_source import Originals
 from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Kubelets
 from provisioner.claims.outcomes import HANDLED, retry_for
@@ -156,7 +156,7 @@ class Controller:
             self._resolver,
             handouts,
             Maker(self._api, setting.provisioner, self._csi_driver),
-            Origins(self._api, setting.provisioner, self._csi_driver),
+            Originals(self._api, setting.provisioner, self._csi_driver),
             kubelets,
             caches,
             self._recorder,

@@ -28,21 +28,21 @@ _MODE_MAY_CHANGE = "snapshot.storage.kubernetes.io/allow-volume-mode-change"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """A source as the core takes it, and the content's size in bytes."""
+class Original:
+    """What a claim is to be a copy of: a source as the core takes it, and its size in bytes."""
 
     source: Source
     size: int
 
 
-class Origins:
+class Originals:
     """Finds and checks the sources of claims, as the API server has them now."""
 
     def __init__(self, api: Api, provisioner: str, driver: str) -> None:
         """`driver` names the CSI driver whose snapshots and PersistentVolumes are ours too."""
         self._api, self._provisioner, self._driver = api, provisioner, driver
 
-    def of(self, claim: Object) -> Origin | None:
+    def of(self, claim: Object) -> Original | None:
         """Give the claim's source, None for one that begins empty.
 
         Raises InvalidRequest naming the field, OutOfRange for a claim that is too small, NotFound, and Unavailable while the
@@ -52,11 +52,11 @@ class Origins:
         if reference is None:
             return None
         self._refuse_without_grant(claim, reference)
-        origin = self._snapshot(claim, reference) if reference.is_snapshot else self._volume(claim, reference)
+        original = self._snapshot(claim, reference) if reference.is_snapshot else self._volume(claim, reference)
         asked = request.size_of(claim).required
-        if asked < origin.size:
-            raise OutOfRange(request.STORAGE, asked, f"{reference} has {origin.size} bytes")
-        return origin
+        if asked < original.size:
+            raise OutOfRange(request.STORAGE, asked, f"{reference} has {original.size} bytes")
+        return original
 
     def _refuse_without_grant(self, claim: Object, reference: request.Reference) -> None:
         if reference.namespace == claim["metadata"]["namespace"]:
@@ -68,7 +68,7 @@ class Origins:
         if not is_granted(claim["metadata"]["namespace"], reference, grants):
             raise _refused(reference, f"no ReferenceGrant in namespace {reference.namespace} allows it")
 
-    def _volume(self, claim: Object, reference: request.Reference) -> Origin:
+    def _volume(self, claim: Object, reference: request.Reference) -> Original:
         source = self._read(PERSISTENT_VOLUME_CLAIMS.path(reference.namespace, reference.name), reference)
         if _is_leaving(source, objects.CLONING, claim):
             raise _refused(reference, "is being deleted")
@@ -80,7 +80,7 @@ class Origins:
         if objects.claim_uid_of(volume) != objects.uid(source):
             raise _refused(reference, "names a PersistentVolume that is another claim's")
         size = to_bytes("spec.capacity.storage", (volume["spec"].get("capacity") or {}).get("storage", "0"))
-        return Origin(self._id_of(volume, reference), size)
+        return Original(self._id_of(volume, reference), size)
 
     def _id_of(self, volume: Object, reference: request.Reference) -> VolumeId:
         csi = volume["spec"].get("csi") or {}
@@ -90,7 +90,7 @@ class Origins:
             return VolumeId.parse(csi.get("volumeHandle", ""))
         raise _refused(reference, "has a PersistentVolume that this provisioner did not make")
 
-    def _snapshot(self, claim: Object, reference: request.Reference) -> Origin:
+    def _snapshot(self, claim: Object, reference: request.Reference) -> Original:
         snapshot = self._read(VOLUME_SNAPSHOTS.path(reference.namespace, reference.name), reference)
         status = snapshot.get("status") or {}
         if _is_leaving(snapshot, objects.SNAPSHOT_SOURCE, claim):
@@ -104,7 +104,7 @@ class Origins:
             raise _refused(reference, f"was taken by {content['spec'].get('driver')}, not by {self._driver}")
         _refuse_other_mode(claim, content, reference)
         restored = to_bytes("status.restoreSize", status.get("restoreSize") or "0")
-        return Origin(SnapshotId.parse((content.get("status") or {}).get("snapshotHandle", "")), restored)
+        return Original(SnapshotId.parse((content.get("status") or {}).get("snapshotHandle", "")), restored)
 
     def _read(self, path: str, reference: request.Reference) -> Object:
         try:

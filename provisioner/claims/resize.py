@@ -1,5 +1,7 @@
 """Growing a bound claim's native volume: image, PersistentVolume, then what the claim says of itself.
 
+A copy that is larger than its original holds the original's file system: the claim says so, and its node grows that too.
+
 The order is that of Kubernetes' own resizers: capacity is never promised before it is there. A block volume is done when the
 image has grown; a file system is grown by the kubelet, which the claim's condition FileSystemResizePending asks for.
 """
@@ -55,7 +57,10 @@ class Resizer:
 
     def reconcile(self, claim: Object) -> None:
         """Grow what is too small. Raises the core's and Kubernetes' errors; safe to call again."""
-        if objects.is_being_deleted(claim) or not objects.is_bound(claim) or not is_short(claim):
+        if objects.is_being_deleted(claim) or not objects.is_bound(claim):
+            return
+        self._tell_content(claim)
+        if not is_short(claim):
             return
         volume = self._volume_of(claim)
         if volume is None or not self._is_ours_to_grow(claim, volume):
@@ -65,6 +70,18 @@ class Resizer:
             volume = self._grow(claim, volume)
         if step is not Step.NOTHING:
             self._tell(claim, _capacity(volume["spec"]))
+
+    def _tell_content(self, claim: Object) -> None:
+        """Have the claim say that it has the size of its original, once: Kubernetes lets a bound claim's word stand."""
+        volume = self._cached.get(claim["spec"]["volumeName"])
+        if volume is None or objects.claim_uid_of(volume) != objects.uid(claim) or not objects.is_settled(claim):
+            return
+        content = objects.annotations(volume).get(objects.CONTENT_SIZE, "")
+        if not content.isdecimal() or not objects.is_served_by(volume, self._provisioner):
+            return
+        self._write(claim, {"capacity": {"storage": from_bytes(int(content))}, "conditions": [*_others(claim), _pending()]})
+        noted = {"metadata": {"annotations": {objects.CONTENT_SIZE: None}}}
+        self._api.patch(PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"]), noted)
 
     def _volume_of(self, claim: Object) -> Object | None:
         """Ask the server itself: should a cache not have the volume yet, nobody would look at this claim again."""
@@ -91,7 +108,7 @@ class Resizer:
         return self._api.patch(PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"]), body)
 
     def _tell(self, claim: Object, size: int) -> None:
-        others = [c for c in (claim.get("status") or {}).get("conditions") or [] if c["type"] not in (_RESIZING, _FS_PENDING)]
+        others = _others(claim)
         if objects.volume_mode(claim) == "Block":
             status: Object = {"capacity": {"storage": from_bytes(size)}, "conditions": others}
             self._recorder.event(claim, "Normal", "VolumeResizeSuccessful", f"the volume has {size} bytes")
@@ -100,8 +117,16 @@ class Resizer:
             self._recorder.event(
                 claim, "Normal", "FileSystemResizeRequired", f"the image has {size} bytes; the node grows its file system"
             )
+        self._write(claim, status)
+
+    def _write(self, claim: Object, status: Object) -> None:
         path = PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"], "status")
         self._api.patch(path, {"metadata": {"resourceVersion": claim["metadata"]["resourceVersion"]}, "status": status})
+
+
+def _others(claim: Object) -> list[Object]:
+    """The claim's conditions that are not about its size."""
+    return [c for c in (claim.get("status") or {}).get("conditions") or [] if c["type"] not in (_RESIZING, _FS_PENDING)]
 
 
 def _pending() -> Object:

@@ -76,6 +76,12 @@ class Maker:
         return {key: value for key, value in noted.items() if value}
 
 
+def note_content(body: Object, volume: Volume, content: int) -> None:
+    """Note on a PersistentVolume to save that it is a copy of `content` bytes, if its file system has to grow therefore."""
+    if content < volume.size and body["spec"]["volumeMode"] != "Block":
+        body["metadata"]["annotations"] = {**body["metadata"]["annotations"], objects.CONTENT_SIZE: str(content)}
+
+
 def _reference(claim: Object) -> Object:
     metadata = claim["metadata"]
     return {

@@ -49,11 +49,11 @@ def csi(ceph: Ceph, csi_kubernetes: Kubernetes, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def copier(ceph: Ceph, csi_kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A provisioner in the Kubernetes that has snapshots, under the manifests' service account; no kubelet says its version."""
+def copier(csi: CsiCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A provisioner of claims beside the CSI driver, whose snapshots and PersistentVolumes are its own too."""
     directory = tmp_path_factory.mktemp("copier")
-    account = csi_kubernetes.account_kubeconfig(directory / "kubeconfig")
-    made = Program(directory, ceph.config_file(directory), account, f"{uuid.uuid4().hex[:8]}.example.com")
+    account = csi.kubernetes.account_kubeconfig(directory / "kubeconfig")
+    made = Program(directory, csi.config, account, f"{uuid.uuid4().hex[:8]}.example.com/rbd", "--csi-driver", csi.driver)
     try:
         yield made.start()
     finally:

@@ -50,7 +50,7 @@ def test_a_deleted_claim_takes_its_image_along(csi: CsiCluster) -> None:
     image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
     csi.kubernetes.delete_claim(claim)
     csi.kubernetes.wait_gone(claim)
-    until(lambda: image not in csi.left_over(), 30, "the image is purged", lambda: str(csi.left_over()))
+    until(lambda: image not in [*csi.images(), *csi.ceph.trash(csi.pool)], 30, "the image is purged")
 
 
 def test_a_class_that_cannot_be_honoured_is_told_on_the_claim_by_name(csi: CsiCluster) -> None:

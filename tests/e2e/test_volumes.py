@@ -72,14 +72,6 @@ class TestWhatCannotBeMade:
         kubernetes.wait_event(claim, "ProvisioningFailed", "spec.selector")
         assert traces(claim, ceph, kubernetes) == []
 
-    def test_a_copy_of_a_claim_is_refused_for_now(self, ceph: Ceph, kubernetes: Kubernetes, storage_class: str) -> None:
-        source = kubernetes.make_claim(storage_class)
-        kubernetes.wait_bound(source)
-        name = source["metadata"]["name"]
-        claim = kubernetes.make_claim(storage_class, dataSource={"kind": "PersistentVolumeClaim", "name": name})
-        kubernetes.wait_event(claim, "ProvisioningFailed", f"PersistentVolumeClaim/default/{name}")
-        assert traces(claim, ceph, kubernetes) == []
-
     def test_a_claim_that_a_populator_fills_is_left_to_it(self, ceph: Ceph, kubernetes: Kubernetes, storage_class: str) -> None:
         claim = kubernetes.make_claim(storage_class, dataSourceRef=FOREIGN_SOURCE)
         kubernetes.wait_bound(kubernetes.make_claim(storage_class))

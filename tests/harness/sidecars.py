@@ -13,6 +13,7 @@ from tests.harness.nodes import register_csi
 from tests.harness.program import PROGRAM, Program
 
 DRIVER = "rbd.ceph-provisioner.io"
+_ALWAYS = ("rbd_directory", "rbd_info", "rbd_trash", "rbd_children")
 MANIFESTS = ROOT / "manifests" / "overlays" / "csi"
 BURST = ("--kube-api-qps=500", "--kube-api-burst=1000")
 """The sidecars' own limit is 5 calls a second, which would be all that a test measures."""
@@ -100,7 +101,7 @@ class CsiCluster:
         config = directory / "config.yaml"
         cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pools": [self.pool]}
         config.write_text(json.dumps({"clusters": {"dev": cluster}}))
-        self.nodes: list[str] = []
+        self.config, self.nodes = config, list[str]()
         self.controller = CsiController(directory, config, self.driver)
         kubernetes.apply(MANIFESTS / "driver.yaml", MANIFESTS / "rbac.yaml")
         account = kubernetes.account_kubeconfig(directory / "kubeconfig", "ceph-provisioner-csi")
@@ -127,5 +128,8 @@ class CsiCluster:
         return self.ceph.images(self.pool)
 
     def left_over(self) -> list[str]:
-        """Images, trashed images and objects that are more than an empty pool has."""
-        return [*self.images(), *self.ceph.trash(self.pool)]
+        """What is in the pool beyond what an empty one has: objects of images, of the trash, and names in the index."""
+        objects = self.ceph.objects(self.pool)
+        index = [each for each in objects if each.startswith("ceph-provisioner.snapshots.")]
+        names = [f"{each}: {key}" for each in [*index, "rbd_directory"] for key in self.ceph.omap(each, self.pool)]
+        return [*names, *(each for each in objects if each.startswith("rbd_") and each not in _ALWAYS)]

@@ -51,6 +51,12 @@ def snapshot_now(kubernetes: Kubernetes, snapshot: Object) -> Object:
     return kubernetes.api.get(VOLUME_SNAPSHOTS.path(snapshot["metadata"]["namespace"], snapshot["metadata"]["name"]))
 
 
+def content_of(kubernetes: Kubernetes, snapshot: Object) -> Object:
+    """The VolumeSnapshotContent behind the snapshot."""
+    name = snapshot_now(kubernetes, snapshot)["status"]["boundVolumeSnapshotContentName"]
+    return kubernetes.api.get(VOLUME_SNAPSHOT_CONTENTS.path(name=name))
+
+
 def wait_ready(kubernetes: Kubernetes, snapshot: Object, seconds: float = 30) -> Object:
     """Wait until the snapshot can be used; give it."""
 
@@ -63,7 +69,7 @@ def wait_ready(kubernetes: Kubernetes, snapshot: Object, seconds: float = 30) ->
 
 def allow_other_mode(kubernetes: Kubernetes, snapshot: Object) -> None:
     """What an administrator does who trusts the asker with the volume mode."""
-    content = snapshot_now(kubernetes, snapshot)["status"]["boundVolumeSnapshotContentName"]
+    content = content_of(kubernetes, snapshot)["metadata"]["name"]
     noted = {"snapshot.storage.kubernetes.io/allow-volume-mode-change": "true"}
     kubernetes.api.patch(VOLUME_SNAPSHOT_CONTENTS.path(name=content), {"metadata": {"annotations": noted}})
 
