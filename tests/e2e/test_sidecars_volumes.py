@@ -4,6 +4,7 @@ Fifteen of them are the start of Kubernetes 1.36 and the sidecars, which all fil
 """
 
 import grpc
+import pytest
 
 from csi.pb import csi_pb2, csi_pb2_grpc
 from provisioner.claims.quantity import to_bytes
@@ -64,6 +65,38 @@ def test_a_claim_that_waits_for_its_consumer_is_bound_when_a_pod_comes(csi: CsiC
     claim = csi.kubernetes.make_claim(csi.make_class(volumeBindingMode="WaitForFirstConsumer"))
     with pod_using(csi.kubernetes, claim):
         csi.kubernetes.wait_bound(claim)
+
+
+class TestVolumeAttributesClass:
+    @pytest.fixture
+    def slow(self, csi: CsiCluster) -> str:
+        return csi.make_attributes_class(maxIops="100")
+
+    def test_a_claim_is_made_with_the_limits_of_its_class(self, csi: CsiCluster, slow: str) -> None:
+        claim = csi.kubernetes.make_claim(csi.make_class(), volumeAttributesClassName=slow)
+        image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
+        assert csi.ceph.image_metadata(image, csi.pool)["conf_rbd_qos_iops_limit"] == "100"
+
+    def test_a_claim_that_changes_its_class_changes_its_limits(self, csi: CsiCluster, slow: str) -> None:
+        claim = csi.kubernetes.make_claim(csi.make_class(), volumeAttributesClassName=slow)
+        image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
+        quick = csi.make_attributes_class(maxIops="5000")
+        csi.kubernetes.patch_claim(claim, {"spec": {"volumeAttributesClassName": quick}})
+        until(
+            lambda: (csi.kubernetes.claim(claim) or {})["status"].get("currentVolumeAttributesClassName") == quick,
+            30,
+            "the claim has its new class",
+            lambda: str(csi.kubernetes.told(claim)),
+        )
+        assert csi.ceph.image_metadata(image, csi.pool)["conf_rbd_qos_iops_limit"] == "5000"
+
+    def test_limits_that_cannot_be_had_are_told_on_the_claim_by_name(self, csi: CsiCluster, slow: str) -> None:
+        claim = csi.kubernetes.make_claim(csi.make_class(), volumeAttributesClassName=slow)
+        image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
+        wrong = csi.make_attributes_class(maxIpos="5000")
+        csi.kubernetes.patch_claim(claim, {"spec": {"volumeAttributesClassName": wrong}})
+        csi.kubernetes.wait_event(claim, "VolumeModifyFailed", "maxIpos")
+        assert csi.ceph.image_metadata(image, csi.pool)["conf_rbd_qos_iops_limit"] == "100"
 
 
 def test_the_controller_lists_the_volumes_of_its_pool(csi: CsiCluster) -> None:

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 from hack.sidecars.build import sidecars
+from provisioner.kube.resources import Resource
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import ROOT, Kubernetes
 from tests.harness.nodes import register_csi
@@ -14,6 +15,7 @@ from tests.harness.program import PROGRAM, Program
 
 DRIVER = "rbd.ceph-provisioner.io"
 _ALWAYS = ("rbd_directory", "rbd_info", "rbd_trash", "rbd_children")
+_ATTRIBUTES_CLASSES = Resource("storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", namespaced=False)
 MANIFESTS = ROOT / "manifests" / "overlays" / "csi"
 BURST = ("--kube-api-qps=500", "--kube-api-burst=1000")
 """The sidecars' own limit is 5 calls a second, which would be all that a test measures."""
@@ -123,6 +125,13 @@ class CsiCluster:
     def make_class(self, **fields: object) -> str:
         """A StorageClass of the driver over its pool."""
         return self.kubernetes.make_class(self.driver, {"clusterID": "dev", "pool": self.pool}, **fields)
+
+    def make_attributes_class(self, **parameters: str) -> str:
+        """A VolumeAttributesClass of the driver."""
+        name = f"attributes-{uuid.uuid4().hex[:8]}"
+        body = _ATTRIBUTES_CLASSES.body({"name": name}, driverName=self.driver, parameters=parameters)
+        self.kubernetes.api.create(_ATTRIBUTES_CLASSES.path(), body)
+        return name
 
     def images(self) -> list[str]:
         return self.ceph.images(self.pool)

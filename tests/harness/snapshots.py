@@ -1,8 +1,17 @@
 """Snapshots as Kubernetes has them, taken by a sidecar or written by hand as an administrator does."""
 
 import uuid
+from contextlib import suppress
 
-from provisioner.kube.resources import REFERENCE_GRANTS, VOLUME_SNAPSHOT_CONTENTS, VOLUME_SNAPSHOTS, Object, Resource
+from provisioner.kube.errors import NotFound
+from provisioner.kube.resources import (
+    PERSISTENT_VOLUME_CLAIMS,
+    REFERENCE_GRANTS,
+    VOLUME_SNAPSHOT_CONTENTS,
+    VOLUME_SNAPSHOTS,
+    Object,
+    Resource,
+)
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.waiting import until
 
@@ -84,3 +93,33 @@ def grant(kubernetes: Kubernetes, source_item: Object, to_namespace: str) -> Non
     }
     metadata = {"namespace": namespace, "name": f"grant-{uuid.uuid4().hex[:8]}"}
     kubernetes.api.create(REFERENCE_GRANTS.path(namespace), REFERENCE_GRANTS.body(metadata, spec=spec))
+
+
+def delete(kubernetes: Kubernetes, item: Object) -> None:
+    """Delete a claim or a snapshot, and wait until it is gone."""
+    if item["kind"] == PERSISTENT_VOLUME_CLAIMS.kind:
+        kubernetes.delete_claim(item)
+        kubernetes.wait_gone(item, 60)
+        return
+    with suppress(NotFound):
+        kubernetes.api.delete(VOLUME_SNAPSHOTS.path(item["metadata"]["namespace"], item["metadata"]["name"]))
+    until(lambda: _is_gone(kubernetes, item), 60, "the snapshot is gone")
+
+
+def delete_everything(kubernetes: Kubernetes) -> None:
+    """Delete all snapshots and all claims, and wait until they are gone."""
+    for snapshot in kubernetes.api.list_all(VOLUME_SNAPSHOTS.path()).items:
+        delete(kubernetes, snapshot)
+    claims = kubernetes.claims()
+    for claim in claims:
+        kubernetes.delete_claim(claim)
+    for claim in claims:
+        kubernetes.wait_gone(claim, 60)
+
+
+def _is_gone(kubernetes: Kubernetes, snapshot: Object) -> bool:
+    try:
+        snapshot_now(kubernetes, snapshot)
+    except NotFound:
+        return True
+    return False
