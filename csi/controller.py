@@ -9,6 +9,7 @@ from csi import capabilities, convert
 from csi.listing import Listing
 from csi.modify import Modify
 from csi.pb import csi_pb2, csi_pb2_grpc
+from csi.topology import Pools
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.model import MIB, Credentials, SizeRange, Volume
 from provisioner.core.volumes import Volumes
@@ -37,9 +38,9 @@ CAPABILITIES = tuple(
 class Controller(Modify, csi_pb2_grpc.ControllerServicer):
     """Volumes over CSI. Errors of the core leave the methods as they are: the boundary has the table to status codes."""
 
-    def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing) -> None:
+    def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing, pools: Pools) -> None:
         """`clusters` gives the names of today's clusters."""
-        self._volumes, self._clusters, self._listing = volumes, clusters, listing
+        self._volumes, self._clusters, self._listing, self._pools = volumes, clusters, listing, pools
 
     def ControllerGetCapabilities(
         self, request: csi_pb2.ControllerGetCapabilitiesRequest, context: Context
@@ -50,8 +51,11 @@ class Controller(Modify, csi_pb2_grpc.ControllerServicer):
     def CreateVolume(self, request: csi_pb2.CreateVolumeRequest, context: Context) -> csi_pb2.CreateVolumeResponse:
         """Make an empty volume, once per name."""
         chosen = convert.read_class(request.parameters, self._clusters())
-        made = self._volumes.create(convert.create_request(request, chosen))
-        return csi_pb2.CreateVolumeResponse(volume=convert.volume(made, chosen.on_nodes))
+        needs = request.accessibility_requirements
+        made = self._pools.create(convert.create_request(request, chosen), chosen, needs)
+        volume = convert.volume(made, chosen.on_nodes)
+        volume.accessible_topology.extend(self._pools.topology(made, chosen, needs))
+        return csi_pb2.CreateVolumeResponse(volume=volume)
 
     def DeleteVolume(self, request: csi_pb2.DeleteVolumeRequest, context: Context) -> csi_pb2.DeleteVolumeResponse:
         """Take a volume away. What can't be there is gone: an id that names nothing, a pool that there isn't."""
@@ -117,7 +121,7 @@ class Controller(Modify, csi_pb2_grpc.ControllerServicer):
         chosen = convert.read_class(request.parameters, self._clusters())
         if any(capabilities.refusal(capability, empty=True) for capability in request.volume_capabilities):
             return csi_pb2.GetCapacityResponse(available_capacity=0)
-        room = self._volumes.capacity(chosen.place, chosen.parameters.layout.data_pool)
+        room = self._pools.capacity(chosen, request.accessible_topology)
         return csi_pb2.GetCapacityResponse(
             available_capacity=room.available,
             maximum_volume_size=Int64Value(value=room.largest),
@@ -139,5 +143,4 @@ class Controller(Modify, csi_pb2_grpc.ControllerServicer):
             chosen = convert.read_class(request.parameters, self._clusters())
         except InvalidRequest as error:
             return str(error)
-        fits = (chosen.place, chosen.parameters.layout.described()) == (found.id.place, dict(found.asked))
-        return "" if fits else "the volume was made with other parameters"
+        return "" if self._pools.made_so(found, chosen) else "the volume was made with other parameters"

@@ -16,13 +16,15 @@ CAPABILITIES = (
     csi_pb2.PluginCapability(volume_expansion=_Expansion(type=_Expansion.ONLINE)),
 )
 
+_TOPOLOGY = csi_pb2.PluginCapability(service=_Service(type=_Service.VOLUME_ACCESSIBILITY_CONSTRAINTS))
+
 
 class Identity(csi_pb2_grpc.IdentityServicer):
     """The Identity service of a process that is the controller."""
 
-    def __init__(self, name: str, pulse: Pulse) -> None:
-        """`name` is the driver's, as a StorageClass's `provisioner` has it."""
-        self._name, self._pulse = name, pulse
+    def __init__(self, name: str, pulse: Pulse, *, topology: bool = False) -> None:
+        """`name` is the driver's, as a StorageClass's `provisioner` has it; `topology` says that nodes tell where they are."""
+        self._name, self._pulse, self._topology = name, pulse, topology
 
     def GetPluginInfo(  # noqa: N802
         self, request: csi_pb2.GetPluginInfoRequest, context: Context
@@ -33,8 +35,8 @@ class Identity(csi_pb2_grpc.IdentityServicer):
     def GetPluginCapabilities(  # noqa: N802
         self, request: csi_pb2.GetPluginCapabilitiesRequest, context: Context
     ) -> csi_pb2.GetPluginCapabilitiesResponse:
-        """Which services there are, and that volumes grow while in use."""
-        return csi_pb2.GetPluginCapabilitiesResponse(capabilities=CAPABILITIES)
+        """Which services there are, that volumes grow while in use, and whether they are made where they can be reached from."""
+        return csi_pb2.GetPluginCapabilitiesResponse(capabilities=[*CAPABILITIES, *([_TOPOLOGY] if self._topology else [])])
 
     def Probe(self, request: csi_pb2.ProbeRequest, context: Context) -> csi_pb2.ProbeResponse:  # noqa: N802
         """Ready while Ceph answers; the answer never takes a second."""

@@ -14,9 +14,12 @@ from csi.node import Place as NodePlace
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.pulse import Pulse
 from csi.snapshot_metadata import SnapshotMetadata
+from csi.topology import NoPool, Pools
 from provisioner.core.changes import Changes
+from provisioner.core.choices import Choices
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
+from provisioner.core.topology import Segments
 from provisioner.core.volumes import Volumes
 from provisioner.host.node import Node
 from provisioner.rpc.boundary import OnCall, Policy
@@ -45,6 +48,9 @@ class Backend:
     places: Callable[[str], Sequence[Place]]
     read_page: ReadPage
     changes: Changes
+    choices: Choices
+    segments: Callable[[str], Segments] = lambda _: {}
+    """From where each cluster can be reached; everywhere, if none is given."""
 
     def ask(self, cluster: str) -> None:
         """Have the cluster answer something small, monitors and OSDs both; one place that we may read is enough.
@@ -63,15 +69,20 @@ class Backend:
             raise refusal
 
 
-def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall) -> Server:
-    """Start the controller of the driver `name`; the caller drains it. Raises InvalidRequest if the socket can't be had."""
-    codes: Codes = {BadToken: grpc.StatusCode.ABORTED}
+def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topology: bool = False) -> Server:
+    """Start the controller of the driver `name`; the caller drains it. Raises InvalidRequest if the socket can't be had.
+
+    `topology` says that the nodes tell where they are: volumes are then made where they can be reached from.
+    """
+    codes: Codes = {BadToken: grpc.StatusCode.ABORTED, NoPool: grpc.StatusCode.RESOURCE_EXHAUSTED}
     policy = Policy(LIGHT, codes, Redactor(is_secret), on_call)
 
     def register(server: grpc.Server) -> list[str]:
         listing = Listing(backend.clusters, backend.places, backend.read_page)
-        csi_pb2_grpc.add_IdentityServicer_to_server(Identity(name, Pulse(backend.clusters, backend.ask)), server)
-        csi_pb2_grpc.add_ControllerServicer_to_server(Controller(backend.volumes, backend.clusters, listing), server)
+        pools = Pools(backend.volumes, backend.choices, backend.segments, name)
+        identity = Identity(name, Pulse(backend.clusters, backend.ask), topology=topology)
+        csi_pb2_grpc.add_IdentityServicer_to_server(identity, server)
+        csi_pb2_grpc.add_ControllerServicer_to_server(Controller(backend.volumes, backend.clusters, listing, pools), server)
         csi_pb2_grpc.add_SnapshotMetadataServicer_to_server(SnapshotMetadata(backend.changes), server)
         return ["csi.v1.Identity", "csi.v1.Controller", "csi.v1.SnapshotMetadata"]
 

@@ -34,6 +34,7 @@ class _Cluster(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     key_file: str = ""
     timeout: int = 15
     pools: tuple[str, ...] = ("rbd",)
+    segments: dict[str, str] = {}
 
 
 class _Cloud(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -106,6 +107,7 @@ def _checked(path: Path, name: str, given: _Cluster) -> ClusterConfig:
         given.key_file,
         given.timeout,
         tuple(_pool(key, name, pool) for pool in given.pools),
+        tuple(sorted(given.segments.items())),
     )
 
 

@@ -17,6 +17,7 @@ from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.keys import Keys
 from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.places import Places
+from provisioner.ceph.reservations import CephReservations
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.claims.connected import Exports
@@ -25,6 +26,7 @@ from provisioner.config import ConfigFile
 from provisioner.core.buckets import BucketStore
 from provisioner.core.by_cluster import by_cluster
 from provisioner.core.changes import Changes
+from provisioner.core.choices import Choices
 from provisioner.core.errors import InvalidRequest, ProvisionerError, Unavailable
 from provisioner.core.ids import Place, check_place
 from provisioner.core.ports import VolumeStore
@@ -158,9 +160,10 @@ def node(
 @cli.command()
 @click.option("--csi-endpoint", required=True, help="The socket to serve CSI on: unix:///PATH.")
 @click.option("--driver-name", default="rbd.ceph-provisioner.io", show_default=True, help="The CSI driver's name.")
+@click.option("--topology", is_flag=True, help="Nodes tell where they are: make volumes where they can be reached from.")
 @click.option("--listen", default="127.0.0.1:9871", show_default=True, help="Where /metrics, /healthz and /readyz are.")
 @click.pass_obj
-def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, listen: str) -> None:
+def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology: bool, listen: str) -> None:
     """Serve CSI's Identity and Controller: make, grow, list and delete volumes."""
     # imported here: gRPC's 15 MB are for those who serve it
     from csi.serve import Backend, serve
@@ -174,9 +177,15 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, listen: 
     housekeeping = Housekeeping(places, store, metrics)
     status = StatusServer(listen, metrics, list, list)
     backend = Backend(
-        volumes, config.clusters, lambda name: config.clusters()[name].places(), store.page, Changes(CephChanges(places))
+        volumes,
+        config.clusters,
+        lambda name: config.clusters()[name].places(),
+        store.page,
+        Changes(CephChanges(places)),
+        Choices(volumes, CephReservations(places)),
+        lambda name: dict(config.clusters()[name].segments),
     )
-    server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc)
+    server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc, topology=topology)
     status.start()
     housekeeping.start()
     click.echo(f"serving {driver_name} at {csi_endpoint}; status at http://{status.address}", err=True)

@@ -36,6 +36,9 @@ class ClusterConfig:
     pools: tuple[str, ...] = ("rbd",)
     """Where volumes are looked for when no request names a place: `pool` or `pool/namespace`."""
 
+    segments: tuple[tuple[str, str], ...] = ()
+    """From where the cluster can be reached: pairs of domain label and value; none for everywhere."""
+
     def places(self) -> list[Place]:
         """The pools (and namespaces in them) where volumes are looked for."""
         split = (text.partition("/") for text in self.pools)

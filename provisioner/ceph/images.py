@@ -81,7 +81,8 @@ def make(pool: rados.Ioctx, plan: Blueprint, instance: int) -> Volume | None:
         if not headers.write_metadata(pool, image_id, marked, only_without=marks.FINGERPRINT):
             return None
     created, throttle = marked[marks.CREATED], qos.read(marked, image_id)
-    return Volume(plan.id, image_id, plan.name, plan.size, plan.asked, dict(plan.labels), created, throttle=throttle)
+    asked, labels = plan.asked, dict(plan.labels)
+    return Volume(plan.id, image_id, plan.name, plan.size, asked, labels, created, throttle=throttle, home=plan.home)
 
 
 def adopt(pool: rados.Ioctx, stranger: Stranger, plan: Blueprint, data_pool_id: int) -> None:

@@ -35,7 +35,7 @@ class _Value(msgspec.Struct):
 
 def read(pool: rados.Ioctx, name: str) -> Entry | None:
     """What the index says of the name."""
-    key = _key(name)
+    key = key_of(name)
     raw = wire.omap_values(pool, _shard(name), key).get(key)
     entry = _entry(raw.decode(errors="replace")) if raw else None
     return entry if entry is None or entry.name == name else None
@@ -45,14 +45,14 @@ def put(pool: rados.Ioctx, entry: Entry, over: Entry | None) -> Entry | None:
     """Set an entry in place of `over`, or of none; gives it as it is kept, None if another is there by now."""
     value = {"name": entry.name, "volume": str(entry.volume), "image_id": entry.image_id, "by": entry.by}
     raw = json.dumps({**value, "stamp": uuid.uuid4().hex})  # ASCII, as comparisons need
-    if not wire.omap_replace(pool, _shard(entry.name), _key(entry.name), raw, over.raw if over else ""):
+    if not wire.omap_replace(pool, _shard(entry.name), key_of(entry.name), raw, over.raw if over else ""):
         return None
     return replace(entry, raw=raw)
 
 
 def drop(pool: rados.Ioctx, entry: Entry) -> bool:
     """Remove an entry, if it still is what was read; tell whether it was."""
-    return wire.omap_drop(pool, _shard(entry.name), _key(entry.name), entry.raw)
+    return wire.omap_drop(pool, _shard(entry.name), key_of(entry.name), entry.raw)
 
 
 def entries(pool: rados.Ioctx) -> Iterator[Entry]:
@@ -74,13 +74,18 @@ def _entry(raw: str) -> Entry | None:
         return None
 
 
-def _key(name: str) -> str:
-    """Plain names as they are, since keys are for people, too; others by hash."""
+def key_of(name: str) -> str:
+    """Give the key of a name's entry: plain names as they are, since keys are for people, too; others by hash."""
     return name if _PLAIN.fullmatch(name) and not name.startswith("cp-") else f"cp-{_hash(name)[:32]}"
 
 
+def digit_of(name: str) -> str:
+    """Which of sixteen objects a name's entry lies in, as a hex digit."""
+    return _hash(name)[0]
+
+
 def _shard(name: str) -> str:
-    return SHARDS[int(_hash(name)[0], 16)]
+    return SHARDS[int(digit_of(name), 16)]
 
 
 def _hash(name: str) -> str:

@@ -5,6 +5,7 @@ ceph-provisioner.fingerprint  SHA-256 of that and the image's id; without a true
 ceph-provisioner.labels       JSON: who asked (owner, claim, class); told to people, used by sweeps
 ceph-provisioner.created      when, RFC 3339
 ceph-provisioner.published    the image's id, once the volume was handed out
+ceph-provisioner.home         JSON: the image's id, and where the choice of its pool is reserved
 ceph-provisioner.qos          JSON: how it is throttled; see `qos`
 ceph-provisioner.deleting     the image's id, once it was decided to delete it; to keep one that was taken back from the
                               trash by hand, remove this key
@@ -13,7 +14,6 @@ ceph-provisioner.tombstone    the image's id, once the volume was deleted though
 ceph-provisioner.turn         another value after each step that a delete decided before must not overlook
 """
 
-import datetime
 import hashlib
 import uuid
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ import rados
 from provisioner.ceph import headers, qos
 from provisioner.ceph.headers import Header
 from provisioner.core.ids import Place, VolumeId, image_name
-from provisioner.core.model import Blueprint, Volume
+from provisioner.core.model import Blueprint, Volume, now
 
 PREFIX = "ceph-provisioner."
 REQUEST = PREFIX + "request"
@@ -36,13 +36,21 @@ PUBLISHED = PREFIX + "published"
 DELETING = PREFIX + "deleting"
 TOMBSTONE = PREFIX + "tombstone"
 TURN = PREFIX + "turn"
-_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING, TOMBSTONE, TURN, *qos.KEYS)
+HOME = PREFIX + "home"
+_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING, TOMBSTONE, TURN, HOME, *qos.KEYS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     name: str
     layout: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    image_id: str
+    pool: str
+    namespace: str
 
 
 def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
@@ -53,7 +61,11 @@ def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
 def marks_for(plan: Blueprint, image_id: str) -> dict[str, str]:
     """The metadata that makes an image ours, and throttles it."""
     asked = _Request(plan.name, plan.asked)
-    return {**_marks(asked, image_id, plan.labels), **qos.tags(plan.qos, plan.qos, plan.size, image_id)}
+    marks = {**_marks(asked, image_id, plan.labels), **qos.tags(plan.qos, plan.qos, plan.size, image_id)}
+    if plan.home is not None:
+        home = _Home(image_id, plan.home.pool, plan.home.namespace)
+        marks[HOME] = msgspec.json.encode(home).decode()
+    return marks
 
 
 def marks_of_death(name: str, image_id: str) -> dict[str, str]:
@@ -112,6 +124,7 @@ def read_volume(volume: VolumeId, header: Header) -> Volume:
         created=header.metadata.get(CREATED, ""),
         published=header.metadata.get(PUBLISHED) == header.image_id,
         throttle=qos.read(header.metadata, header.image_id),
+        home=_home(volume, header),
     )
 
 
@@ -121,7 +134,7 @@ def _marks(asked: _Request, image_id: str, labels: Mapping[str, str]) -> dict[st
         REQUEST: request,
         FINGERPRINT: fingerprint(request, image_id),
         LABELS: msgspec.json.encode(dict(labels), order="sorted").decode(),
-        CREATED: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        CREATED: now(),
     }
 
 
@@ -130,6 +143,14 @@ def _decoded(request: str) -> _Request | None:
         return msgspec.json.decode(request, type=_Request)
     except msgspec.DecodeError:
         return None
+
+
+def _home(volume: VolumeId, header: Header) -> Place | None:
+    try:
+        home = msgspec.json.decode(header.metadata.get(HOME, "{}"), type=_Home)
+    except msgspec.DecodeError:  # there is none
+        return None
+    return Place(volume.place.cluster, home.pool, home.namespace) if home.image_id == header.image_id else None
 
 
 def _labels(metadata: Mapping[str, str]) -> dict[str, str]:

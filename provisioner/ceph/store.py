@@ -26,6 +26,7 @@ from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
 from provisioner.ceph.places import Places, Room
+from provisioner.ceph.reservations import CephReservations
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import (
@@ -101,6 +102,11 @@ class CephStore:
         """Set the image's limits, and tell whoever has it open."""
         with self._places.at(volume.id.place, credentials) as (_, pool), explained(f"throttling image {volume.id}"):
             return qos.change(pool, volume, wanted, made_with)
+
+    def release(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Take the reservation of the volume's place away."""
+        if volume.home is not None:
+            CephReservations(self._places).release(volume.home, volume.name, volume.id.place, credentials)
 
     def discard(self, volume: Volume, credentials: Credentials | None) -> None:
         """Take the image off its name: to the trash, or under a tombstone's while snapshots of it are kept."""

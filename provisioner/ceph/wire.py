@@ -88,14 +88,14 @@ def omap_set(pool: rados.Ioctx, obj: str, key: str, value: str) -> None:
         pool.operate_write_op(operation, obj)
 
 
-def omap_replace(pool: rados.Ioctx, obj: str, key: str, value: str, expected: str) -> bool:
+def omap_replace(pool: rados.Ioctx, obj: str, key: str, value: str, expected: str, flags: int = 0) -> bool:
     """Set the key if it has the value `expected`, in one step; tell whether it had. "" means absent; all is ASCII."""
     with rados.WriteOpCtx() as operation:
         operation.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
         operation.omap_cmp(key, expected, rados.LIBRADOS_CMPXATTR_OP_EQ)
         pool.set_omap(operation, (key,), (value.encode(),))
         try:
-            pool.operate_write_op(operation, obj)
+            pool.operate_write_op(operation, obj, flags=flags)
         except rados.Error as error:
             if errno_of(error) == errno.ECANCELED:
                 return False

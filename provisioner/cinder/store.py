@@ -75,6 +75,9 @@ class CinderStore:
             raise Unsupported(f"{volume.id}: how fast a Cinder volume may be is said by its volume type")
         return True
 
+    def release(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Nothing is ever reserved: a volume type is one place."""
+
     def discard(self, volume: Volume, credentials: Credentials | None) -> None:
         """Disconnect and delete the volume."""
         lifecycle.remove(self._at(volume.id.place), volume.image_id)

@@ -63,6 +63,9 @@ class Classes:
     def resolve(self, storage_class: Object) -> Class:
         """Check the class. Raises InvalidRequest with the parameter at fault."""
         parameters = self._parameters(storage_class.get("parameters") or {})
+        if parameters.pools:
+            why = "the claims front end does not choose among pools; the CSI controller does"
+            raise InvalidRequest("parameters.topologyConstrainedPools", parameters.pools[0].pool, why)
         return Class(
             name=storage_class["metadata"]["name"],
             parameters=parameters,

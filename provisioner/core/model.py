@@ -1,5 +1,6 @@
 """The values that front ends and stores exchange with the core. Sizes are bytes; everything is frozen."""
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,11 @@ from provisioner.core.qos import NO_QOS, NO_THROTTLE, Qos, Throttle
 MIB = 1 << 20
 LARGEST = (1 << 50) - MIB
 """The largest image, in bytes: above a PiB object maps, file systems and the kernel's own limits give out one by one."""
+
+
+def now() -> str:
+    """The time as `Volume.created` tells it: RFC 3339, in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,8 @@ class CreateRequest:
     credentials: Credentials | None = None
     source: Source | None = None
     """Content to begin with; an empty volume without it. Part of the volume's identity."""
+    home: Place | None = None
+    """Where the choice of `place` is reserved, for a class with several pools (see `choices`)."""
     qos: Qos = NO_QOS
     """How fast it may be. Not part of its identity, since it may be changed at any time: of two creates, the last one's word."""
 
@@ -142,6 +150,7 @@ class Blueprint:
     labels: Mapping[str, str]
     qos: Qos = NO_QOS
     source: Source | None = None
+    home: Place | None = None
 
     @property
     def asked(self) -> dict[str, str]:
@@ -162,6 +171,7 @@ class Volume:
     created: str
     published: bool = False
     throttle: Throttle = NO_THROTTLE
+    home: Place | None = None
 
     @property
     def data_pool(self) -> str:

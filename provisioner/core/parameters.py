@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.core import qos
+from provisioner.core import qos, topology
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import FEATURES, Layout
 from provisioner.core.qos import Qos
+from provisioner.core.topology import ConstrainedPool
 
 PvType = Literal["native", "csi", "auto"]
 FS_TYPES = ("ext4", "ext3", "xfs", "btrfs")
@@ -23,7 +24,7 @@ _KNOWN = (
     *(f"csi.storage.k8s.io/{use}-secret-{part}" for use in _SECRETS for part in ("name", "namespace")),
     *("monitors", "adminId", "adminSecretName", "adminSecretNamespace"),
     *("userId", "userSecretName", "userSecretNamespace", "imageFormat"),
-    *qos.NAMES,
+    *(topology.PARAMETER, *qos.NAMES),
 )
 _ALIASES = {"fstype": "csi.storage.k8s.io/fstype"}
 _ON_NODES = ("mkfsOptions", "mapOptions", "unmapOptions", "mounter")
@@ -31,7 +32,6 @@ _ON_NODES = ("mkfsOptions", "mapOptions", "unmapOptions", "mounter")
 _REFUSED = {
     "volumeNamePrefix": "an image is named as its PersistentVolume, so that a repeated request finds it",
     "encrypted": "encrypted volumes are not made by the claims front end yet",
-    "topologyConstrainedPools": "the claims front end does not choose among pools yet",
     "thickProvision": "images are thin; Ceph has no thick ones",
 }
 
@@ -59,6 +59,9 @@ class ClassParameters:
     cluster: str
     monitors: tuple[str, ...]
     pool: str
+    """The pool of the class; of several, the one where it is noted which was chosen for a volume."""
+    pools: tuple[ConstrainedPool, ...]
+    """Those to choose from, by where they can be reached from; none if there is no choice."""
     namespace: str
     layout: Layout
     pv_type: PvType
@@ -80,10 +83,12 @@ def read_parameters(given: Mapping[str, str]) -> ClassParameters:
     _refuse_image_format(said)
     secrets = _secrets(said)
     admin, admin_user = _admin(said, secrets)
+    pools = topology.read_pools(said.get(topology.PARAMETER, ""))
     parameters = ClassParameters(
         cluster=said.get("clusterID", ""),
         monitors=_list(said.get("monitors", "")),
-        pool=said.get("pool", "rbd"),
+        pool=said.get("pool", pools[0].pool if pools else "rbd"),
+        pools=pools,
         namespace=said.get("radosNamespace", ""),
         layout=_layout(said),
         pv_type=_pv_type(said),

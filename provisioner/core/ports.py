@@ -57,6 +57,9 @@ class VolumeStore(Protocol):
     def throttle(self, volume: Volume, wanted: Qos, made_with: Qos, credentials: Credentials | None) -> bool:
         """Throttle the image so at its size, as one step; False if it was throttled otherwise meanwhile: look again."""
 
+    def release(self, volume: Volume, credentials: Credentials | None) -> None:
+        """Take away the reservation of the volume's place in its home; gone already is fine."""
+
     def discard(self, volume: Volume, credentials: Credentials | None) -> None:
         """Take the image off its name, at a cost that doesn't depend on its size; snapshots of it stay. InUse, HasDependants."""
 

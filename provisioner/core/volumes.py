@@ -240,6 +240,8 @@ class Volumes:
             else:
                 if abandoned:
                     self._store.withdraw(found, credentials)
+                if found.home is not None:  # first, so that no killed delete leaves it: `choices` does without
+                    self._store.release(found, credentials)
                 self._store.discard(found, credentials)
                 return
         raise Conflict(str(volume), f"it kept changing under {_ROUNDS} attempts to delete it")
@@ -253,7 +255,7 @@ def plan_for(request: CreateRequest) -> Blueprint:
     request.layout.check_size(size)
     if request.source is not None:
         _check_source(request.source, request)
-    return Blueprint(image, request.name, size, request.layout, request.labels, request.qos, request.source)
+    return Blueprint(image, request.name, size, request.layout, request.labels, request.qos, request.source, request.home)
 
 
 def _check_source(source: Source, request: CreateRequest) -> None:

@@ -16,8 +16,10 @@ from csi.serve import Backend, serve
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.places import Places
+from provisioner.ceph.reservations import CephReservations
 from provisioner.ceph.store import CephStore
 from provisioner.core.changes import Changes
+from provisioner.core.choices import Choices
 from provisioner.core.ids import Place
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.server import Listen, Server
@@ -88,7 +90,9 @@ def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
 
 
 @contextmanager
-def running(ceph: Ceph, directory: Path, pools: Sequence[str] = (), timeout: int = 15) -> Iterator[Driver]:
+def running(
+    ceph: Ceph, directory: Path, pools: Sequence[str] = (), timeout: int = 15, *, topology: bool = False
+) -> Iterator[Driver]:
     """A controller that serves the block; `timeout` bounds in seconds its single calls to Ceph."""
     calls: list[tuple[str, str]] = []
     lock = threading.Lock()
@@ -101,8 +105,11 @@ def running(ceph: Ceph, directory: Path, pools: Sequence[str] = (), timeout: int
     places = Places(clusters)
     store = CephStore(places)
     known = [Place("dev", pool) for pool in (pools or [ceph.pool])]
-    backend = Backend(Volumes(store), clusters.names, lambda cluster: known, store.page, Changes(CephChanges(places)))
-    driver = Driver(serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call), ceph.pool)
+    volumes = Volumes(store)
+    choices = Choices(volumes, CephReservations(places))
+    changes = Changes(CephChanges(places))
+    backend = Backend(volumes, clusters.names, lambda cluster: known, store.page, changes, choices)
+    driver = Driver(serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call, topology=topology), ceph.pool)
     driver.calls = calls
     try:
         yield driver

@@ -32,8 +32,11 @@ def test_the_least_config_is_read(path: Path) -> None:
 
 
 def test_every_key_is_read(path: Path) -> None:
-    path.write_text("clusters: {a: {monitors: ['10.0.0.1:6789'], user: client.x, keyFile: /key, timeout: 3}}")
-    assert parse(path) == {"a": ClusterConfig("a", "", ("10.0.0.1:6789",), "x", "", "/key", 3)}
+    path.write_text(
+        "clusters: {a: {monitors: ['10.0.0.1:6789'], user: client.x, keyFile: /key, timeout: 3, segments: {zone: z}}}"
+    )
+    expected = ClusterConfig("a", "", ("10.0.0.1:6789",), "x", "", "/key", 3, segments=(("zone", "z"),))
+    assert parse(path) == {"a": expected}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ def resolve(api: Api, parameters: dict[str, str], *clusters: ClusterConfig) -> C
 
 
 class TestChoosingACluster:
+    def test_a_choice_among_pools_is_left_to_the_csi_controller(self, api: Api) -> None:
+        pools = '[{"poolName": "east", "domainSegments": []}]'
+        with pytest.raises(InvalidRequest, match="topologyConstrainedPools"):
+            resolve(api, {"topologyConstrainedPools": pools}, ClusterConfig("dev"))
+
     def test_the_only_one_needs_no_name(self, api: Api) -> None:
         assert resolve(api, {"pool": "fast"}, EAST).place == Place("east", "fast")
 

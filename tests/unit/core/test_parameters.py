@@ -142,7 +142,8 @@ class TestRefusals:
         [
             ("volumeNamePrefix", {"volumeNamePrefix": "x-"}),
             ("encrypted", {"encrypted": "true"}),
-            ("topologyConstrainedPools", {"topologyConstrainedPools": "[]"}),
+            ("topologyConstrainedPools", {"topologyConstrainedPools": "[{}]"}),
+            ("maxIops", {"maxIops": "100"}),
             ("thickProvision", {"thickProvision": "true"}),
             ("imageFormat", {"imageFormat": "1"}),
             ("pvType", {"pvType": "nbd"}),
