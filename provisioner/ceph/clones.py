@@ -11,14 +11,16 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
 import rados
 import rbd
 
-from provisioner.ceph import headers, images, marks, names, qos, wire
+from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, wire
+from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.headers import Header, Parent
 from provisioner.ceph.places import Room
 from provisioner.ceph.snapshot_headers import STEP, Album, RbdSnapshot, read_album
@@ -45,6 +47,7 @@ class Build:
     home: Room
     origin: Room
     parent_id: str
+    ancestors: Sequence[Ancestor]
 
     @property
     def key(self) -> str:
@@ -71,12 +74,57 @@ def make(plan: Blueprint, source: Source, home: Room, origin: Room) -> Volume | 
     album = source_album(origin.pool, source)
     if isinstance(source, VolumeId) and len(album.snapshots) >= MOST:
         raise LimitReached(f"volume {source} has {len(album.snapshots)} snapshots, those that clones keep included", MOST)
-    build = Build(plan, source, home, origin, album.header.image_id)
+    chain = _ancestors(origin, source, album)
+    build = Build(plan, source, home, origin, album.header.image_id, chain)
     with _lock(build):
         if names.read_id(home.pool, plan.id.image) is not None:
             return None
         scrap(home.pool, plan.id.place, build.name)
-        return _published(build, *_built(build))
+        made = _published(build, *_built(build))
+    if made is not None and len(chain) > ancestry.DEEP:
+        _keep_short(build, album, made)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A volume being cloned: the image that bears the momentary snapshot, the client that took it."""
+
+    image_id: str = ""
+    by: int = 0
+
+
+def note_of(raw: bytes) -> Note:
+    """Read an entry of the list; what was garbled by hand is nobody's."""
+    try:
+        return msgspec.json.decode(raw, type=Note)
+    except msgspec.DecodeError:
+        return Note()
+
+
+def lock_of(name: str) -> str:
+    """The lock of whoever builds under the reserved name."""
+    return f"build.{name.removeprefix(names.NEW)}"
+
+
+def _ancestors(origin: Room, source: Source, album: Album) -> list[Ancestor]:
+    """Whom the clone will read through, nearest first. Conflict where the kernel could not follow them."""
+    header, pool = album.header, origin.pool
+    older = ancestry.ancestors(origin.connection, header, of_snapshots=isinstance(source, SnapshotId))
+    if len(older) >= ancestry.DEEPEST:
+        flatten.ask(pool, header.image_id, str(source))
+        work = flatten.asked(pool, header.image_id)
+        raise Conflict(str(source), f"it is a clone {len(older)} times over; {work or 'flattened by now'}")
+    parent = ancestry.themselves(origin.connection, header, pool.get_pool_id(), place_of(source).namespace)
+    return [parent, *older]
+
+
+def _keep_short(build: Build, source: Album, made: Volume) -> None:
+    """Have the source flattened, or the clone, where flattening the source would leave its snapshots as they are."""
+    if source.header.features & rbd.RBD_FEATURE_DEEP_FLATTEN:
+        flatten.ask(build.origin.pool, source.header.image_id, str(build.source))
+    else:
+        flatten.ask(build.home.pool, made.image_id, str(made.id))
 
 
 def place_of(source: Source) -> Place:
@@ -153,10 +201,11 @@ def _volume_for(place: Place, header: Header) -> VolumeId | None:
 @contextmanager
 def _lock(build: Build) -> Iterator[None]:
     registry, pool = build.home.registry, build.home.pool
-    task, pause, deadline = f"build.{build.key}", threading.Event(), time.monotonic() + _PATIENCE
+    task, pause, deadline = lock_of(build.name), threading.Event(), time.monotonic() + _PATIENCE
     while not registry.hold(pool, task, _CALLS * registry.timeout):
-        if time.monotonic() > deadline or not registry.living(pool):
+        if time.monotonic() > deadline:
             raise Conflict(str(build.plan.id), "another process builds it")
+        registry.living(pool)  # which buries the dead, and breaks their locks
         pause.wait(0.1)
     try:
         yield
@@ -200,7 +249,7 @@ def _snapshot(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
 def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
     """A snapshot of the source volume for the block; on a list, so that one that a killed builder left is found."""
     pool = build.origin.pool
-    note = json.dumps({"image_id": build.parent_id, "by": build.origin.connection.instance})
+    note = json.dumps({"image_id": build.parent_id, "by": build.origin.connection.instance})  # ASCII, as comparisons need
     wire.omap_set(pool, BUILDS, build.key, note)
     with rbd.Image(pool, image_id=build.parent_id) as image:
         _drop_snapshot(image, build.step)
@@ -259,7 +308,7 @@ def _name_of(pool: rados.Ioctx, image_id: str) -> str:
 
 def _mark(build: Build, child: Header) -> dict[str, str]:
     """Write our marks in place of those that the clone inherited, in one step."""
-    told = marks.marks_for(build.plan, child.image_id) | marks.turn()
+    told = marks.marks_for(build.plan, child.image_id) | marks.turn() | ancestry.told(child.image_id, build.ancestors)
     inherited = [key for key in child.metadata if key.startswith(_INHERITED) and key not in told]
     before = {marks.TURN: child.metadata.get(marks.TURN, "")}
     if not headers.change_metadata(build.home.pool, child.image_id, told, inherited, before):

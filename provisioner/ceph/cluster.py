@@ -130,6 +130,24 @@ class Connection:
             context.set_osdmap_full_try()
             yield context
 
+    @contextmanager
+    def pool_by_id(self, pool_id: int, namespace: str) -> Iterator[rados.Ioctx]:
+        """Open a pool that Ceph names by its id, as a clone's header does. Raises NotFound, Unavailable."""
+        try:
+            context = self._handle.open_ioctx2(pool_id)
+        except rados.Error as error:
+            raise explain(error, f"opening the pool with the id {pool_id}") from error
+        with context:
+            context.set_namespace(namespace)
+            yield context
+
+    def pool_name(self, pool_id: int) -> str:
+        """The name of a pool. Raises NotFound."""
+        try:
+            return self._handle.pool_reverse_lookup(pool_id)
+        except rados.Error as error:
+            raise explain(error, f"looking for the pool with the id {pool_id}") from error
+
     def command(self, prefix: str, inbuf: bytes = b"", **arguments: object) -> bytes:
         """Run one monitor command and give its output. Raises the core's errors."""
         request = json.dumps({"prefix": prefix, "format": "json", **arguments})

@@ -32,6 +32,8 @@ class Parent:
     namespace: str
     image_id: str
     snap_id: int
+    attached: bool = True
+    """False once the image was flattened, and only its older snapshots still need the parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +156,5 @@ def _parent(raw: bytes) -> Parent | None:
         at += 4 + wire.number(raw[at : at + 4])
     image_id = wire.text(raw, at)
     at += 4 + wire.number(raw[at : at + 4])
-    return None if pool_id < 0 else Parent(pool_id, namespace, image_id, wire.number(raw[at : at + 8]))
+    attached = raw[0] < _WITH_NAMESPACE or raw[at + 8 : at + 9] == b"\1"
+    return None if pool_id < 0 else Parent(pool_id, namespace, image_id, wire.number(raw[at : at + 8]), attached)

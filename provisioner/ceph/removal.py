@@ -9,7 +9,7 @@ from collections.abc import Callable
 import rados
 import rbd
 
-from provisioner.ceph import headers, marks, names
+from provisioner.ceph import flatten, headers, marks, names
 from provisioner.ceph.errors import explained
 from provisioner.ceph.registry import Registry, Standing
 from provisioner.ceph.snapshot_headers import TRASH, USER, Album, RbdSnapshot, read_album
@@ -100,6 +100,8 @@ def _refuse_if_used(pool: rados.Ioctx, registry: Registry, volume: VolumeId, ima
     if in_use := registry.without_fenced(foreign):
         raise InUse(f"image {volume}", in_use)
     if any(standing in (Standing.ALIVE, Standing.SELF) for standing in standings.values()):
-        raise Conflict(f"image {volume}", "a process of ours has it open")
+        if flatten.asked(pool, image_id) is None:
+            raise Conflict(f"image {volume}", "a process of ours has it open")
+        flatten.cancel(pool, image_id)
     if migrating:
         raise Conflict(f"image {volume}", "an administrator migrates it (rbd migration)")

@@ -14,6 +14,7 @@ moment, or nothing moved for longer than any living author's calls can take.
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 
 import rados
 
@@ -37,13 +38,13 @@ class Sightings:
     """Since when this process has seen which pieces: by its own clock, since nobody else's can be trusted. Thread-safe."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[Wreck, float] = OrderedDict()
+        self._seen: OrderedDict[Hashable, float] = OrderedDict()
         self._lock = threading.Lock()
 
-    def since(self, wreck: Wreck) -> float:
-        """When it was first seen, on the monotonic clock; now, if this is the first time."""
+    def since(self, pieces: Hashable) -> float:
+        """When they were first seen, on the monotonic clock; now, if this is the first time."""
         with self._lock:
-            first = self._seen.setdefault(wreck, time.monotonic())
+            first = self._seen.setdefault(pieces, time.monotonic())
             while len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
             return first

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import rados
 
 from provisioner.ceph import (
     capacity,
     clones,
+    flatten,
     headers,
     images,
     index,
@@ -25,7 +27,8 @@ from provisioner.ceph import (
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
-from provisioner.ceph.places import Places, Room
+from provisioner.ceph.places import Key, Places, Room
+from provisioner.ceph.reaper import Reap, Reaper
 from provisioner.ceph.reservations import CephReservations
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId, image_name
@@ -42,6 +45,8 @@ from provisioner.core.model import (
 )
 from provisioner.core.qos import Qos
 
+T = TypeVar("T")
+
 
 class CephStore:
     """Implements `core.ports.VolumeStore`."""
@@ -50,6 +55,7 @@ class CephStore:
         self._places = places
         self._sightings = salvage.Sightings()
         self._bystanders = trash.Bystanders()
+        self._reaper = Reaper()
 
     def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
         """Tell what the name holds."""
@@ -172,15 +178,34 @@ class CephStore:
         A place that can't be reached yields the reason, and does not keep the others waiting. One that is gone, or whose key
         no longer opens it, is left alone until a request leads there again.
         """
+
+        def walk(room: Room, key: Key) -> trash.Purge:
+            chores = trash.Chores(partial(_withdraw, room, key[0]), self._claimed(*key))
+            return trash.purge(room.pool, room.registry, self._bystanders, pace, chores)
+
+        return self._everywhere(walk)
+
+    def reap(self, pace: Callable[[], bool]) -> Iterator[tuple[Place, Reap | ProvisionerError]]:
+        """Tidy up every place worked in, as `purge` walks."""
+
+        def walk(room: Room, key: Key) -> Reap:
+            place, is_home = key[0], key[0] == self._places.home(key[0].cluster)
+            return self._reaper.walk(room, place, self._claimed(*key), pace, is_home=is_home)
+
+        return self._everywhere(walk)
+
+    def flatten(self, go_on: Callable[[], bool], tell: flatten.Tell) -> Iterator[tuple[Place, flatten.Walk | ProvisionerError]]:
+        """Flatten what is on the list of every place worked in, while `go_on`; `tell` hears how far it is."""
+        return self._everywhere(lambda room, _: flatten.work_off(room, go_on, tell))
+
+    def _everywhere(self, walk: Callable[[Room, Key], T]) -> Iterator[tuple[Place, T | ProvisionerError]]:
         for key in self._places.worked_in():
-            place, credentials = key
             try:
-                with self._places.enrolled(place, credentials) as room:
-                    chores = trash.Chores(partial(_withdraw, room, place), self._claimed(place, credentials))
-                    yield place, trash.purge(room.pool, room.registry, self._bystanders, pace, chores)
+                with self._places.enrolled(*key) as room:
+                    yield key[0], walk(room, key)
             except ProvisionerError as error:
                 self._places.forget_if_lost(key, error)
-                yield place, error
+                yield key[0], error
 
     def backlog(self, place: Place) -> int:
         """How many deleted images of ours still wait in the trash of the place."""

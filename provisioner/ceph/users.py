@@ -3,6 +3,9 @@
 The caps name whole object prefixes. Data objects end their id with a dot, so no longer id can match; headers and object maps
 do not, hence a volume whose id begins another listed id, or is begun by one, is made again before it is handed out: ids are not
 all of one length, and among 100,000 images of one connection about two pairs are so alike.
+
+A clone's user reads its ancestors, too: those that the clone was made with, also when it is flat since, because a key that is
+in use can't be given other rights. So it reads what is written to them later; whoever must not know that gets no clone.
 """
 
 import re
@@ -12,6 +15,8 @@ from typing import Any
 import msgspec
 import rados
 
+from provisioner.ceph import ancestry, headers
+from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.cluster import Connection
 from provisioner.core.errors import InvalidRequest, NotFound, Unsupported
 from provisioner.core.model import Credentials, Volume
@@ -28,8 +33,8 @@ def user_name(volume: Volume, pool_id: int) -> str:
     return f"{PREFIX}{_UNFIT.sub('_', volume.id.image)}.{pool_id:x}-{volume.image_id}"
 
 
-def osd_caps(volume: Volume, pool_id: int) -> str:
-    """What the user may do with objects: all of its own image, and the way from the name to the id."""
+def osd_caps(volume: Volume, pool_id: int, ancestors: Sequence[Ancestor] = ()) -> str:
+    """What the user may do with objects: all of its own image, the way from the name to the id, a clone's ancestors to read."""
     place, image_id = volume.id.place, volume.image_id
     own = _where(place.pool, place.namespace)
     data = _where(volume.data_pool or place.pool, place.namespace)
@@ -41,15 +46,19 @@ def osd_caps(volume: Volume, pool_id: int) -> str:
         # the pool's own settings for images, which librbd reads outside any namespace and fails without
         f"allow class-read pool={place.pool} object_prefix rbd_info",
     ]
-    return ", ".join(clauses)
+    return ", ".join(clauses + [clause for each in ancestors for clause in _ancestor_caps(each)])
 
 
 def grant(connection: Connection, pool: rados.Ioctx, volume: Volume) -> Credentials:
     """Make the volume's user, or give the one made before. A few milliseconds of the monitor's time."""
     if _UNFIT.search(volume.id.image):
         raise Unsupported(f"{volume.id} was renamed to what caps can't name: rename it to letters, digits, '.', '_' and '-'")
+    header = headers.read_header(pool, volume.image_id, ancestry.MARK)
+    ancestors = ancestry.kept(header) if header is not None else []
+    if foreign := [each for each in ancestors if not each.ours]:
+        raise Unsupported(f"{volume.id} is a clone of image {foreign[0].image_id} of somebody else: flatten it first")
     user = user_name(volume, pool.get_pool_id())
-    caps = ["osd", osd_caps(volume, pool.get_pool_id()), *_OTHER_CAPS]
+    caps = ["osd", osd_caps(volume, pool.get_pool_id(), ancestors), *_OTHER_CAPS]
     answer = connection.command("auth get-or-create", entity=f"client.{user}", caps=caps)
     (entry,) = msgspec.json.decode(answer, type=list[dict[str, Any]])
     return Credentials(user, entry["key"])
@@ -74,6 +83,17 @@ def monitors(connection: Connection) -> list[str]:
 def _address(vector: Sequence[dict[str, Any]]) -> str:
     by_type = {entry["type"]: str(entry["addr"]) for entry in vector}
     return by_type.get("v1") or next(iter(by_type.values()))
+
+
+def _ancestor_caps(ancestor: Ancestor) -> list[str]:
+    """Reading through to an ancestor; librbd looks its name up in the directory."""
+    own, data = _where(ancestor.pool, ancestor.namespace), _where(ancestor.data_pool, ancestor.namespace)
+    return [
+        f"allow r class-read {data} object_prefix {ancestor.data}",
+        f"allow r class-read {own} object_prefix rbd_header.{ancestor.image_id}",
+        f"allow r class-read {own} object_prefix rbd_object_map.{ancestor.image_id}",
+        f"allow class-read {own} object_prefix rbd_directory",
+    ]
 
 
 def _where(pool: str, namespace: str) -> str:

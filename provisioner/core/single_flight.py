@@ -27,10 +27,13 @@ class Operation:
     volume: str
     identity: Hashable
     started: float = field(default_factory=time.monotonic)
+    percent: int | None = None
+    """How far it is, where that can be told."""
     outcome: "Future[Any]" = field(default_factory=Future)
 
     def __str__(self) -> str:
-        return f"{self.kind} of {self.volume} runs since {time.monotonic() - self.started:.0f} s"
+        far = "" if self.percent is None else f", {self.percent} % done"
+        return f"{self.kind} of {self.volume} runs since {time.monotonic() - self.started:.0f} s{far}"
 
 
 class SingleFlight:

@@ -32,8 +32,16 @@ class Metrics:
         self.failures = counter("ceph_provisioner_reconcile_failures_total", told, ["object", "error"])
         told = "Deleted images removed from the trash."
         self.purged = counter("ceph_provisioner_purged_images_total", told, ["pool"])
-        told = "Deleted images that a client still uses."
+        told = "Deleted images that a client still uses or a clone needs."
         self.kept = gauge("ceph_provisioner_trash_kept_images", told, ["pool"])
+        told = "Deleted volumes whose snapshots are kept."
+        self.tombstones = gauge("ceph_provisioner_tombstones", told, ["pool"])
+        told = "What nobody asks for any more and was tidied up: tombstones, half-built clones, entries of the snapshot index."
+        self.reaped = counter("ceph_provisioner_reaped_total", told, ["pool", "what"])
+        told = "Clones flattened in the background."
+        self.flattened = counter("ceph_provisioner_flattened_images_total", told, ["pool"])
+        told = "Clones that wait to be flattened, or are."
+        self.flattening = gauge("ceph_provisioner_flatten_waiting_images", told, ["pool"])
         told = "Volumes once handed out whose claim and PersistentVolume are gone: kept, for a person to judge."
         self.orphans = gauge("ceph_provisioner_orphaned_volumes", told)
         self.leading = gauge("ceph_provisioner_leading", "1 while this replica leads.")

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import rados
@@ -17,6 +17,7 @@ import rbd
 
 from provisioner.ceph.cluster import ClusterConfig, Clusters
 from provisioner.ceph.places import Places
+from provisioner.ceph.reaper import Reap
 from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
@@ -71,6 +72,21 @@ class Provisioner:
         errors = [done for done in walks if isinstance(done, Exception)]
         assert not errors, errors
         return sum(walk.removed for walk in walks), sum(walk.kept for walk in walks)  # type: ignore[union-attr]
+
+    def reap(self) -> Reap:
+        """Tidy up once everywhere; what was done in all places together."""
+        walks = [done for _, done in self.store.reap(lambda: True)]
+        reaps = [done for done in walks if isinstance(done, Reap)]
+        assert len(reaps) == len(walks), walks
+        sums = {each.name: sum(getattr(reap, each.name) for reap in reaps) for each in fields(Reap) if each.name != "skipped"}
+        return Reap(**sums, skipped=any(reap.skipped for reap in reaps))
+
+    def flatten(self) -> int:
+        """Work off the lists; how many images were flattened."""
+        walks = [done for _, done in self.store.flatten(lambda: True, lambda *_: None)]
+        errors = [done for done in walks if isinstance(done, Exception)]
+        assert not errors, errors
+        return sum(walk.flattened for walk in walks)  # type: ignore[union-attr]
 
     def client(self) -> int:
         """The client id of its connection."""
@@ -171,7 +187,15 @@ def unexplained(pool: rados.Ioctx) -> set[str]:
     named = {key.removeprefix("name_"): value[4:].decode() for key, value in directory.items() if key.startswith("name_")}
     listed = {key.removeprefix("id_"): value[4:].decode() for key, value in directory.items() if key.startswith("id_")}
     trashed = {key.removeprefix("id_") for key in trash}
-    known = {"rbd_directory", "rbd_trash", "rbd_info", "rbd_children", "ceph-provisioner.builds", PROCESSES}
+    known = {
+        "rbd_directory",
+        "rbd_trash",
+        "rbd_info",
+        "rbd_children",
+        "ceph-provisioner.builds",
+        "ceph-provisioner.flatten",
+        PROCESSES,
+    }
     known |= {f"ceph-provisioner.snapshots.{digit:x}" for digit in range(16)}
     known |= {f"rbd_id.{name}" for name in named}
     for each in set(listed) | trashed:

@@ -154,7 +154,9 @@ def test_a_clone_inherits_content_and_none_of_our_marks(ceph: Ceph, homely: Prov
     assert made.name == "new"
     with at(ceph, place) as pool, rbd.Image(pool, "new", read_only=True) as image:
         told = {key for key, _ in image.metadata_list()}
-    assert told == {"owner"} | {f"ceph-provisioner.{key}" for key in ("request", "fingerprint", "labels", "created", "turn")}
+    assert told == {"owner"} | {
+        f"ceph-provisioner.{key}" for key in ("request", "fingerprint", "labels", "created", "turn", "ancestors")
+    }
 
 
 def test_a_deleted_volume_s_snapshots_live_on(ceph: Ceph, homely: Provisioner, place: Place, source: SnapshotId) -> None:

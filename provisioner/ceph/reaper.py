@@ -1,0 +1,141 @@
+"""The reaper: tidies up what nobody asks for any more, in the background, one process at a time in each place.
+
+Tombstones whose last snapshot is gone go to the trash; what killed builders left under a reserved name, or as a momentary
+snapshot of a source, is scrapped or finished; entries of the index that stand for nothing go, once nobody can be making it.
+It is all found by name or on a list, never by reading every image.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import rados
+
+from provisioner.ceph import clones, index, names, removal, snapshots, wire
+from provisioner.ceph.errors import explained
+from provisioner.ceph.places import Room
+from provisioner.ceph.registry import Standing
+from provisioner.ceph.salvage import Sightings
+from provisioner.ceph.snapshot_headers import STEP, read_album
+from provisioner.core.errors import Conflict, InUse, ProvisionerError, Unavailable
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import Entry
+
+LOCK = "reap"
+_PAGE = 64
+_CALLS = 20
+"""RADOS calls that the longest step of a request makes, each bounded by the connection's timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """What one walk did: tombstones that went and that stay, builds and steps scrapped, entries dropped."""
+
+    tombstones: int = 0
+    kept: int = 0
+    scrapped: int = 0
+    entries: int = 0
+    skipped: bool = False
+
+
+class Reaper:
+    """Walks through one place after the other; remembers since when it has seen what may be somebody's work."""
+
+    def __init__(self, index_every: float = 600.0) -> None:
+        """The index is walked through every `index_every` seconds."""
+        self._sightings = Sightings()
+        self._every = index_every
+        self._indexed: dict[Place, float] = {}
+
+    def walk(self, room: Room, place: Place, is_claimed: removal.Claimed, pace: Callable[[], bool], *, is_home: bool) -> Reap:
+        """Tidy the place up. `pace` waits between two steps, False ends the walk; the index is in a cluster's home."""
+        with explained(f"tidying up {place}"):
+            if not room.registry.hold(room.pool, LOCK):
+                return Reap(skipped=True)
+            try:
+                went, kept = self._tombstones(room, place, is_claimed, pace)
+                scrapped = self._builds(room, place, pace) + self._steps(room, pace)
+                due = is_home and time.monotonic() - self._indexed.get(place, -self._every) >= self._every
+                return Reap(went, kept, scrapped, self._entries(room, place, pace) if due else 0)
+            finally:
+                room.registry.let_go(room.pool, LOCK)
+
+    def _tombstones(self, room: Room, place: Place, is_claimed: removal.Claimed, pace: Callable[[], bool]) -> tuple[int, int]:
+        went = kept = 0
+        for name, image_id in _reserved(room.pool, names.DEAD):
+            album = read_album(room.pool, image_id)
+            if album is not None and album.users():
+                kept += 1
+                continue
+            if not _may_go_on(room, pace):
+                break
+            try:
+                removal.discard(room.pool, room.registry, VolumeId(place, name), image_id, is_claimed)
+                went += 1
+            except (InUse, Conflict):
+                kept += 1
+        return went, kept
+
+    def _builds(self, room: Room, place: Place, pace: Callable[[], bool]) -> int:
+        scrapped = 0
+        for name, _ in _reserved(room.pool, names.NEW):
+            task = clones.lock_of(name)
+            if not _may_go_on(room, pace):
+                break
+            if not room.registry.hold(room.pool, task):
+                continue  # its builder is alive
+            try:
+                clones.scrap(room.pool, place, name)
+                scrapped += 1
+            except Unavailable:
+                continue
+            finally:
+                room.registry.let_go(room.pool, task)
+        return scrapped
+
+    def _steps(self, room: Room, pace: Callable[[], bool]) -> int:
+        scrapped = 0
+        for key, raw in wire.omap_all(room.pool, clones.BUILDS):
+            note = clones.note_of(raw)
+            if not self._is_abandoned(room, note.by, (key, raw)) or not _may_go_on(room, pace):
+                continue
+            if note.image_id:
+                snapshots.remove(room.pool, note.image_id, STEP + key)
+            scrapped += wire.omap_drop(room.pool, clones.BUILDS, key, raw.decode(errors="replace"))
+        return scrapped
+
+    def _entries(self, room: Room, home: Place, pace: Callable[[], bool]) -> int:
+        dropped = 0
+        for entry in index.entries(room.pool):
+            if not self._stands_for_something(room, entry) and self._is_abandoned(room, entry.by, entry.raw):
+                if not _may_go_on(room, pace):
+                    return dropped
+                dropped += index.drop(room.pool, entry)
+        self._indexed[home] = time.monotonic()
+        return dropped
+
+    def _stands_for_something(self, room: Room, entry: Entry) -> bool:
+        place = entry.volume.place
+        try:
+            with room.connection.pool(place) as pool:
+                album = read_album(pool, entry.image_id)
+        except ProvisionerError:  # a place that can't be looked into says nothing
+            return True
+        return album is not None and album.named(entry.id.snapshot) is not None
+
+    def _is_abandoned(self, room: Room, author: int, pieces: object) -> bool:
+        """Tell that nobody can be at work on what looks the same since it was first seen."""
+        if room.registry.judge(room.pool, author) in (Standing.DEAD, Standing.FOREIGN):
+            return True
+        return time.monotonic() - self._sightings.since(str(pieces)) > _CALLS * room.registry.timeout
+
+
+def _reserved(pool: rados.Ioctx, prefix: str) -> Iterator[tuple[str, str]]:
+    after = ""
+    while page := names.reserved(pool, prefix, after, _PAGE):
+        yield from page.items()
+        after = max(page)
+
+
+def _may_go_on(room: Room, pace: Callable[[], bool]) -> bool:
+    return pace() and room.registry.hold(room.pool, LOCK)
