@@ -5,10 +5,12 @@ from collections.abc import Callable, Collection
 
 from google.protobuf.wrappers_pb2 import Int64Value
 
-from csi import capabilities, convert
+from csi import capabilities, convert, sources
 from csi.listing import Listing
 from csi.modify import Modify
 from csi.pb import csi_pb2, csi_pb2_grpc
+from csi.snapshots import CAPABILITIES as SNAPSHOT_CAPABILITIES
+from csi.snapshots import Snapshotting
 from csi.topology import Pools
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.model import MIB, Credentials, SizeRange, Volume
@@ -31,14 +33,16 @@ CAPABILITIES = tuple(
         _Rpc.EXPAND_VOLUME,
         _Rpc.GET_VOLUME,
         _Rpc.MODIFY_VOLUME,
+        _Rpc.CLONE_VOLUME,
+        *SNAPSHOT_CAPABILITIES,
     )
 )
 
 
-class Controller(Modify, csi_pb2_grpc.ControllerServicer):
+class Controller(Modify, Snapshotting, csi_pb2_grpc.ControllerServicer):
     """Volumes over CSI. Errors of the core leave the methods as they are: the boundary has the table to status codes."""
 
-    def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing, pools: Pools) -> None:
+    def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing[Volume], pools: Pools) -> None:
         """`clusters` gives the names of today's clusters."""
         self._volumes, self._clusters, self._listing, self._pools = volumes, clusters, listing, pools
 
@@ -49,10 +53,12 @@ class Controller(Modify, csi_pb2_grpc.ControllerServicer):
         return csi_pb2.ControllerGetCapabilitiesResponse(capabilities=CAPABILITIES)
 
     def CreateVolume(self, request: csi_pb2.CreateVolumeRequest, context: Context) -> csi_pb2.CreateVolumeResponse:
-        """Make an empty volume, once per name."""
+        """Make a volume, once per name: empty, or with the content of a snapshot or another volume."""
         chosen = convert.read_class(request.parameters, self._clusters())
-        needs = request.accessibility_requirements
-        made = self._pools.create(convert.create_request(request, chosen), chosen, needs)
+        needs, origin = request.accessibility_requirements, sources.look_up(request, self._volumes, self._snapshots)
+        with origin.told_missing():
+            wanted = convert.create_request(request, chosen, origin.source, origin.size)
+            made = self._pools.create(wanted, chosen, needs)
         volume = convert.volume(made, chosen.on_nodes)
         volume.accessible_topology.extend(self._pools.topology(made, chosen, needs))
         return csi_pb2.CreateVolumeResponse(volume=volume)

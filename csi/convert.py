@@ -8,7 +8,7 @@ from csi import capabilities
 from csi.pb import csi_pb2
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.ids import Place, SnapshotId, VolumeId, check_place
-from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Volume
+from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Source, Volume
 from provisioner.core.parameters import ClassParameters, read_parameters, read_qos
 from provisioner.core.qos import Qos
 
@@ -16,8 +16,9 @@ DEFAULT_FS_TYPE = "ext4"
 DEFAULT_SIZE = 1 << 30
 """Bytes of a volume whose asker names no size."""
 
-_METADATA = "csi.storage.k8s.io/"
-_LABELS = {f"{_METADATA}pvc/name": "claim", f"{_METADATA}pvc/namespace": "namespace", f"{_METADATA}pv/name": "volume"}
+METADATA = "csi.storage.k8s.io/"
+"""Opens the names of parameters that the sidecars add of their own."""
+_LABELS = {f"{METADATA}pvc/name": "claim", f"{METADATA}pvc/namespace": "namespace", f"{METADATA}pv/name": "volume"}
 """What external-provisioner's --extra-create-metadata puts among the parameters."""
 
 _BY_SECRET = ("monitors", "adminId", "adminSecretName", "adminSecretNamespace", "userId", "userSecretName", "userSecretNamespace")
@@ -63,21 +64,21 @@ def _cluster(name: str, clusters: Collection[str]) -> str:
     return name
 
 
-def create_request(request: csi_pb2.CreateVolumeRequest, chosen: Class) -> CreateRequest:
-    """Read what is to be made. Raises InvalidRequest, OutOfRange."""
+def create_request(
+    request: csi_pb2.CreateVolumeRequest, chosen: Class, source: Source | None = None, size: int = 0
+) -> CreateRequest:
+    """Read what is to be made of `source`, which has `size` bytes. Raises InvalidRequest, OutOfRange."""
     if not request.name:
         raise InvalidRequest("name", "", "must not be empty")
-    capabilities.check(request.volume_capabilities, empty=True)
-    if request.HasField("volume_content_source"):
-        source = request.volume_content_source.WhichOneof("type") or ""
-        raise InvalidRequest("volume_content_source", source, "volumes are made empty only")
+    capabilities.check(request.volume_capabilities, empty=source is None)
     return CreateRequest(
         request.name,
         chosen.place,
-        size_to_make(request.capacity_range),
+        size_to_make(request.capacity_range) if source is None else size_to_copy(request.capacity_range, size),
         chosen.parameters.layout,
         chosen.labels,
         credentials(request.secrets),
+        source=source,
         qos=chosen.parameters.qos.changed(mutable(request.mutable_parameters)),
     )
 
@@ -88,6 +89,13 @@ def size_to_make(asked: csi_pb2.CapacityRange) -> SizeRange:
         return SizeRange(asked.required_bytes, asked.limit_bytes)
     most = asked.limit_bytes // MIB * MIB if asked.limit_bytes else DEFAULT_SIZE
     return SizeRange(min(DEFAULT_SIZE, most), asked.limit_bytes)
+
+
+def size_to_copy(asked: csi_pb2.CapacityRange, size: int) -> SizeRange:
+    """Read the size of a volume with the content of `size` bytes: without a lower bound, just these. Raises OutOfRange."""
+    if asked.required_bytes:
+        return SizeRange(asked.required_bytes, asked.limit_bytes)
+    return SizeRange(max(size, MIB), asked.limit_bytes)
 
 
 def credentials(secrets: Mapping[str, str]) -> Credentials | None:
@@ -153,4 +161,17 @@ def volume(found: Volume, on_nodes: Mapping[str, str] | None = None) -> csi_pb2.
         "imageName": found.id.image,
     }
     told = {key: value for key, value in context.items() if value} | dict(on_nodes or {})
-    return csi_pb2.Volume(capacity_bytes=found.size, volume_id=str(found.id), volume_context=told)
+    return csi_pb2.Volume(
+        capacity_bytes=found.size,
+        volume_id=str(found.id),
+        volume_context=told,
+        content_source=_content_source(found.asked.get("source", "")),
+    )
+
+
+def _content_source(source: str) -> csi_pb2.VolumeContentSource | None:
+    if not source:
+        return None
+    if "@" in source:
+        return csi_pb2.VolumeContentSource(snapshot=csi_pb2.VolumeContentSource.SnapshotSource(snapshot_id=source))
+    return csi_pb2.VolumeContentSource(volume=csi_pb2.VolumeContentSource.VolumeSource(volume_id=source))

@@ -19,6 +19,8 @@ from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import Volume
+from provisioner.core.snapshots import Snapshots
 from provisioner.core.topology import Segments
 from provisioner.core.volumes import Volumes
 from provisioner.host.node import Node
@@ -46,7 +48,8 @@ class Backend:
     volumes: Volumes
     clusters: Callable[[], Collection[str]]
     places: Callable[[str], Sequence[Place]]
-    read_page: ReadPage
+    read_page: ReadPage[Volume]
+    snapshots: Snapshots
     changes: Changes
     choices: Choices
     segments: Callable[[str], Segments] = lambda _: {}
@@ -81,8 +84,10 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topol
         listing = Listing(backend.clusters, backend.places, backend.read_page)
         pools = Pools(backend.volumes, backend.choices, backend.segments, name)
         identity = Identity(name, Pulse(backend.clusters, backend.ask), topology=topology)
+        controller = Controller(backend.volumes, backend.clusters, listing, pools)
+        controller.serve_snapshots(backend.snapshots, Listing(backend.clusters, backend.places, backend.snapshots.page))
         csi_pb2_grpc.add_IdentityServicer_to_server(identity, server)
-        csi_pb2_grpc.add_ControllerServicer_to_server(Controller(backend.volumes, backend.clusters, listing, pools), server)
+        csi_pb2_grpc.add_ControllerServicer_to_server(controller, server)
         csi_pb2_grpc.add_SnapshotMetadataServicer_to_server(SnapshotMetadata(backend.changes), server)
         return ["csi.v1.Identity", "csi.v1.Controller", "csi.v1.SnapshotMetadata"]
 

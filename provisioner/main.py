@@ -173,17 +173,19 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
     metrics = Metrics()
     places = Places(Clusters(config.clusters))
     store = CephStore(places)
-    volumes = Volumes(store, SingleFlight(on_done=metrics.on_operation))
+    flights = SingleFlight(on_done=metrics.on_operation)
+    volumes = Volumes(store, flights)
     housekeeping = Housekeeping(places, store, metrics)
     status = StatusServer(listen, metrics, list, list)
     backend = Backend(
-        volumes,
-        config.clusters,
-        lambda name: config.clusters()[name].places(),
-        store.page,
-        Changes(CephChanges(places)),
-        Choices(volumes, CephReservations(places)),
-        lambda name: dict(config.clusters()[name].segments),
+        volumes=volumes,
+        clusters=config.clusters,
+        places=lambda name: config.clusters()[name].places(),
+        read_page=store.page,
+        snapshots=Snapshots(CephSnapshots(places), flights),
+        changes=Changes(CephChanges(places)),
+        choices=Choices(volumes, CephReservations(places)),
+        segments=lambda name: dict(config.clusters()[name].segments),
     )
     server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc, topology=topology)
     status.start()

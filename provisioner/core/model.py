@@ -208,6 +208,11 @@ class Page:
     volumes: Sequence[Volume]
     after: str
 
+    @property
+    def items(self) -> Sequence[Volume]:
+        """What every kind of page has."""
+        return self.volumes
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
@@ -239,6 +244,11 @@ class SnapshotPage:
 
     snapshots: Sequence[Snapshot]
     after: str
+
+    @property
+    def items(self) -> Sequence[Snapshot]:
+        """What every kind of page has."""
+        return self.snapshots
 
 
 @dataclass(frozen=True, slots=True)

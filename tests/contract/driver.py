@@ -17,10 +17,12 @@ from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.places import Places
 from provisioner.ceph.reservations import CephReservations
+from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.ids import Place
+from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.server import Listen, Server
 from tests.harness.ceph import Ceph
@@ -51,6 +53,13 @@ class Driver:
 
     def delete(self, volume_id: str, **fields: object) -> None:
         self.controller.DeleteVolume(csi_pb2.DeleteVolumeRequest(volume_id=volume_id, **fields), timeout=30)
+
+    def snapshot(self, volume_id: str, name: str = "", **fields: object) -> csi_pb2.Snapshot:
+        request = csi_pb2.CreateSnapshotRequest(source_volume_id=volume_id, name=name or unique("snapshot-"), **fields)
+        return self.controller.CreateSnapshot(request, timeout=30).snapshot
+
+    def delete_snapshot(self, snapshot_id: str, **fields: object) -> None:
+        self.controller.DeleteSnapshot(csi_pb2.DeleteSnapshotRequest(snapshot_id=snapshot_id, **fields), timeout=30)
 
     def id_of(self, image: str) -> str:
         return f"dev/{self.pool}/{image}"
@@ -106,9 +115,15 @@ def running(
     store = CephStore(places)
     known = [Place("dev", pool) for pool in (pools or [ceph.pool])]
     volumes = Volumes(store)
-    choices = Choices(volumes, CephReservations(places))
-    changes = Changes(CephChanges(places))
-    backend = Backend(volumes, clusters.names, lambda cluster: known, store.page, changes, choices)
+    backend = Backend(
+        volumes=volumes,
+        clusters=clusters.names,
+        places=lambda cluster: known,
+        read_page=store.page,
+        snapshots=Snapshots(CephSnapshots(places)),
+        changes=Changes(CephChanges(places)),
+        choices=Choices(volumes, CephReservations(places)),
+    )
     driver = Driver(serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call, topology=topology), ceph.pool)
     driver.calls = calls
     try:

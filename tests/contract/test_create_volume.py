@@ -158,12 +158,6 @@ def test_a_size_that_cannot_be_had_is_out_of_range(driver: Driver, size: int, li
         driver.create(size=size, limit=limit)
 
 
-def test_a_source_is_refused_while_none_can_be_copied(driver: Driver) -> None:
-    source = csi_pb2.VolumeContentSource(volume=csi_pb2.VolumeContentSource.VolumeSource(volume_id="dev/rbd/a"))
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "volume_content_source"):
-        driver.create(volume_content_source=source)
-
-
 def test_credentials_of_the_request_win(driver: Driver, ceph: Ceph) -> None:
     key = ceph.command("auth get", entity=f"client.{ceph.user}")[0]["key"]  # type: ignore[index]
     with refused(grpc.StatusCode.PERMISSION_DENIED, "client.nobody"):
