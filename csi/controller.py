@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from google.protobuf.wrappers_pb2 import Int64Value
 
 from csi import capabilities, convert, sources
+from csi.attach import CAPABILITIES as PUBLISHING_CAPABILITIES
+from csi.attach import Publishing
 from csi.listing import Listing
 from csi.modify import Modify
 from csi.pb import csi_pb2, csi_pb2_grpc
@@ -35,11 +37,12 @@ CAPABILITIES = tuple(
         _Rpc.MODIFY_VOLUME,
         _Rpc.CLONE_VOLUME,
         *SNAPSHOT_CAPABILITIES,
+        *PUBLISHING_CAPABILITIES,
     )
 )
 
 
-class Controller(Modify, Snapshotting, csi_pb2_grpc.ControllerServicer):
+class Controller(Modify, Snapshotting, Publishing, csi_pb2_grpc.ControllerServicer):
     """Volumes over CSI. Errors of the core leave the methods as they are: the boundary has the table to status codes."""
 
     def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing[Volume], pools: Pools) -> None:
@@ -111,15 +114,14 @@ class Controller(Modify, Snapshotting, csi_pb2_grpc.ControllerServicer):
         if request.max_entries < 0:
             raise InvalidRequest("max_entries", request.max_entries, "must not be negative")
         volumes, token = self._listing.page(request.starting_token, request.max_entries)
-        entries = [csi_pb2.ListVolumesResponse.Entry(volume=convert.volume(volume)) for volume in volumes]
-        return csi_pb2.ListVolumesResponse(entries=entries, next_token=token)
+        return csi_pb2.ListVolumesResponse(entries=map(_entry, volumes), next_token=token)
 
     def ControllerGetVolume(
         self, request: csi_pb2.ControllerGetVolumeRequest, context: Context
     ) -> csi_pb2.ControllerGetVolumeResponse:
         """A volume as Ceph has it now."""
         found = self._get(request.volume_id, None)
-        status = csi_pb2.ControllerGetVolumeResponse.VolumeStatus()
+        status = csi_pb2.ControllerGetVolumeResponse.VolumeStatus(published_node_ids=found.nodes)
         return csi_pb2.ControllerGetVolumeResponse(volume=convert.volume(found), status=status)
 
     def GetCapacity(self, request: csi_pb2.GetCapacityRequest, context: Context) -> csi_pb2.GetCapacityResponse:
@@ -150,3 +152,8 @@ class Controller(Modify, Snapshotting, csi_pb2_grpc.ControllerServicer):
         except InvalidRequest as error:
             return str(error)
         return "" if self._pools.made_so(found, chosen) else "the volume was made with other parameters"
+
+
+def _entry(volume: Volume) -> csi_pb2.ListVolumesResponse.Entry:
+    status = csi_pb2.ListVolumesResponse.VolumeStatus(published_node_ids=volume.nodes)
+    return csi_pb2.ListVolumesResponse.Entry(volume=convert.volume(volume), status=status)

@@ -15,6 +15,7 @@ from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.pulse import Pulse
 from csi.snapshot_metadata import SnapshotMetadata
 from csi.topology import NoPool, Pools
+from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
@@ -52,6 +53,7 @@ class Backend:
     snapshots: Snapshots
     changes: Changes
     choices: Choices
+    attachments: Attachments
     segments: Callable[[str], Segments] = lambda _: {}
     """From where each cluster can be reached; everywhere, if none is given."""
 
@@ -85,6 +87,7 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topol
         pools = Pools(backend.volumes, backend.choices, backend.segments, name)
         identity = Identity(name, Pulse(backend.clusters, backend.ask), topology=topology)
         controller = Controller(backend.volumes, backend.clusters, listing, pools)
+        controller.serve_attachments(backend.attachments)
         controller.serve_snapshots(backend.snapshots, Listing(backend.clusters, backend.places, backend.snapshots.page))
         csi_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         csi_pb2_grpc.add_ControllerServicer_to_server(controller, server)

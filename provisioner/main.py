@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import provisioner
+from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.event_log import EventLog
@@ -23,6 +24,7 @@ from provisioner.ceph.store import CephStore
 from provisioner.claims.connected import Exports
 from provisioner.claims.controller import Controller, Options
 from provisioner.config import ConfigFile
+from provisioner.core.attachments import Attachments
 from provisioner.core.buckets import BucketStore
 from provisioner.core.by_cluster import by_cluster
 from provisioner.core.changes import Changes
@@ -185,6 +187,7 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
         snapshots=Snapshots(CephSnapshots(places), flights),
         changes=Changes(CephChanges(places)),
         choices=Choices(volumes, CephReservations(places)),
+        attachments=Attachments(CephAttachments(places), flights, metrics.on_fence),
         segments=lambda name: dict(config.clusters()[name].segments),
     )
     server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc, topology=topology)

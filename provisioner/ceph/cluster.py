@@ -4,6 +4,7 @@ A connection costs 23 ms of CPU and 20 MB, an I/O context nothing: so there is o
 context per operation. A retired connection is closed by the last operation that uses it.
 """
 
+import datetime
 import errno
 import json
 import os
@@ -163,16 +164,32 @@ class Connection:
         The monitors' answer alone doesn't say so: an OSD learns of the fence with the map that our next operation names.
         """
         self.command("osd blocklist", blocklistop="add", addr=address, expire=seconds)
-        try:
-            self._handle.wait_for_latest_osdmap()
-        except rados.Error as error:
-            raise explain(error, f"waiting for the fence of {address}") from error
+        self.catch_up()
+
+    def unfence(self, address: str) -> None:
+        """Take a client off the blocklist; gone already is fine."""
+        self.command("osd blocklist", blocklistop="rm", addr=address)
+
+    def blocklist(self) -> dict[str, float]:
+        """Addresses of all clients that are blocklisted, and until when (seconds since 1970)."""
+        answer = self.command("osd blocklist ls").decode()
+        listed, _ = json.JSONDecoder().raw_decode(answer)  # from Ceph 16 on, ranges follow as a document of their own
+        return {str(entry["addr"]): datetime.datetime.fromisoformat(entry["until"]).timestamp() for entry in listed}
 
     def fenced(self) -> set[str]:
         """Addresses of all clients that are blocklisted."""
-        answer = self.command("osd blocklist ls").decode()
-        listed, _ = json.JSONDecoder().raw_decode(answer)  # from Ceph 16 on, ranges follow as a document of their own
-        return {str(entry["addr"]) for entry in listed}
+        return set(self.blocklist())
+
+    def groups(self, pool: str) -> int:
+        """How many placement groups a pool has."""
+        return int(json.loads(self.command("osd pool get", pool=pool, var="pg_num"))["pg_num"])
+
+    def catch_up(self) -> None:
+        """Have the newest map: whatever this connection does next names it, and no OSD answers with an older one."""
+        try:
+            self._handle.wait_for_latest_osdmap()
+        except rados.Error as error:
+            raise explain(error, "waiting for the newest map") from error
 
     def pool_id(self, name: str) -> int:
         """The id of a pool. Raises NotFound."""

@@ -7,6 +7,7 @@ ceph-provisioner.created      when, RFC 3339
 ceph-provisioner.published    the image's id, once the volume was handed out
 ceph-provisioner.home         JSON: the image's id, and where the choice of its pool is reserved
 ceph-provisioner.qos          JSON: how it is throttled; see `qos`
+ceph-provisioner.attachments  JSON: which nodes use it, see `attachments`; absent while none does
 ceph-provisioner.deleting     the image's id, once it was decided to delete it; to keep one that was taken back from the
                               trash by hand, remove this key
 ceph-provisioner.tombstone    the image's id, once the volume was deleted though snapshots of it are kept: the image then
@@ -37,7 +38,8 @@ DELETING = PREFIX + "deleting"
 TOMBSTONE = PREFIX + "tombstone"
 TURN = PREFIX + "turn"
 HOME = PREFIX + "home"
-_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING, TOMBSTONE, TURN, HOME, *qos.KEYS)
+ATTACHMENTS = PREFIX + "attachments"
+_ALL = (REQUEST, FINGERPRINT, LABELS, CREATED, PUBLISHED, DELETING, TOMBSTONE, TURN, HOME, ATTACHMENTS, *qos.KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ class _Home:
     image_id: str
     pool: str
     namespace: str
+
+
+class _AttachedNodes(msgspec.Struct, frozen=True):
+    image_id: str
+    nodes: dict[str, msgspec.Raw]
 
 
 def read_header(pool: rados.Ioctx, image_id: str) -> Header | None:
@@ -125,7 +132,20 @@ def read_volume(volume: VolumeId, header: Header) -> Volume:
         published=header.metadata.get(PUBLISHED) == header.image_id,
         throttle=qos.read(header.metadata, header.image_id),
         home=_home(volume, header),
+        nodes=attached_nodes(header),
     )
+
+
+def attached_nodes(header: Header) -> tuple[str, ...]:
+    """The nodes that the image is attached to. A record that was garbled by hand names none; `attachments` refuses it."""
+    raw = header.metadata.get(ATTACHMENTS)
+    if raw is None:
+        return ()
+    try:
+        record = msgspec.json.decode(raw, type=_AttachedNodes)
+    except msgspec.DecodeError:
+        return ()
+    return tuple(sorted(record.nodes)) if record.image_id == header.image_id else ()
 
 
 def _marks(asked: _Request, image_id: str, labels: Mapping[str, str]) -> dict[str, str]:

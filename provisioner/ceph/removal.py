@@ -1,7 +1,8 @@
 """Deleting a volume: off its name at once, to the trash; under a tombstone's name while somebody's snapshots need it.
 
-A delete is decided by one write that fails if a snapshot was marked since the look before it, so no snapshot is lost that
-anybody was told of. What a killed snapshot or clone left on the image was promised to nobody: it goes, once that is decided.
+A delete is decided by one write that fails if a snapshot was marked or a node attached since the look before it, so no
+snapshot is lost that anybody was told of, and no node loses its volume. What a killed snapshot or clone left on the image was
+promised to nobody: it goes, once that is decided.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,8 @@ def _discarded(pool: rados.Ioctx, volume: VolumeId, image_id: str, is_claimed: C
     album = read_album(pool, image_id)
     if album is None:
         return True
+    if nodes := marks.attached_nodes(album.header):
+        raise InUse(f"image {volume}", [f"node {node}" for node in nodes])
     kept = [each for each in _user_snapshots(album) if not _is_leftover(album, each, is_claimed)]
     if strangers := [each for each in kept if album.mark_of(each) is None]:
         raise HasDependants(f"image {volume}", [f"snapshot {each.name}" for each in strangers])

@@ -171,6 +171,8 @@ class Volume:
     created: str
     published: bool = False
     throttle: Throttle = NO_THROTTLE
+    nodes: Sequence[str] = ()
+    """The nodes that it is attached to."""
     home: Place | None = None
 
     @property

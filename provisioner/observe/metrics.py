@@ -32,6 +32,8 @@ class Metrics:
         self.failures = counter("ceph_provisioner_reconcile_failures_total", told, ["object", "error"])
         told = "Deleted images removed from the trash."
         self.purged = counter("ceph_provisioner_purged_images_total", told, ["pool"])
+        told = "Clients of nodes that were fenced when a volume was taken from them."
+        self._fences = counter("ceph_provisioner_fenced_clients_total", told, ["node"])
         told = "Deleted images that a client still uses or a clone needs."
         self.kept = gauge("ceph_provisioner_trash_kept_images", told, ["pool"])
         told = "Deleted volumes whose snapshots are kept."
@@ -50,6 +52,10 @@ class Metrics:
         """Hear of an operation of the core that ended."""
         outcome = type(error).__name__ if error else "ok"
         self._operations.labels(kind, outcome).observe(seconds)
+
+    def on_fence(self, node: str) -> None:
+        """Hear of a client of a node that was fenced."""
+        self._fences.labels(node).inc()
 
     def on_call(self, verb: str, resource: str, status: str, seconds: float) -> None:
         """Hear of an exchange with the API server."""

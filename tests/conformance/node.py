@@ -10,20 +10,27 @@ import grpc
 from csi.identity import Identity
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.pulse import Pulse
-from tests.contract.driver import NAME
+from provisioner.core.attachments import Node
+from tests.contract.driver import NAME, Driver
+
+NODE = "sanity-node"
 
 
 class _IdleNode(csi_pb2_grpc.NodeServicer):
     def NodeGetCapabilities(self, request: object, context: object) -> csi_pb2.NodeGetCapabilitiesResponse:  # noqa: N802
         return csi_pb2.NodeGetCapabilitiesResponse()
 
+    def NodeGetInfo(self, request: object, context: object) -> csi_pb2.NodeGetInfoResponse:  # noqa: N802
+        return csi_pb2.NodeGetInfoResponse(node_id=NODE)
+
     def NodeUnpublishVolume(self, request: object, context: object) -> csi_pb2.NodeUnpublishVolumeResponse:  # noqa: N802
         return csi_pb2.NodeUnpublishVolumeResponse()
 
 
 @contextmanager
-def idle_node(directory: Path) -> Iterator[str]:
-    """Its endpoint, for the block."""
+def idle_node(directory: Path, driver: Driver) -> Iterator[str]:
+    """Its endpoint, for the block; enrolled as a node's service enrols its node."""
+    driver.attachments.enrol_node("dev", Node(NODE))
     server = grpc.server(ThreadPoolExecutor(4))
     csi_pb2_grpc.add_NodeServicer_to_server(_IdleNode(), server)
     csi_pb2_grpc.add_IdentityServicer_to_server(Identity(NAME, Pulse(list, lambda cluster: None)), server)

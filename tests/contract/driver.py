@@ -13,12 +13,14 @@ from grpc_status import rpc_status
 
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.serve import Backend, serve
+from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.places import Places
 from provisioner.ceph.reservations import CephReservations
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
+from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.ids import Place
@@ -35,8 +37,10 @@ WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
 class Driver:
     """A running controller of cluster `dev`, and calls to it that wait 30 seconds."""
 
-    def __init__(self, server: Server, pool: str) -> None:
+    def __init__(self, server: Server, pool: str, attachments: Attachments) -> None:
         self.server, self.pool = server, pool
+        self.attachments = attachments
+        """The use cases that the controller has: for what a node does."""
         self.calls: list[tuple[str, str]] = []
         self.endpoint = f"unix:{server.path}"
         self._channel = grpc.insecure_channel(self.endpoint)
@@ -115,6 +119,7 @@ def running(
     store = CephStore(places)
     known = [Place("dev", pool) for pool in (pools or [ceph.pool])]
     volumes = Volumes(store)
+    attachments = Attachments(CephAttachments(places))
     backend = Backend(
         volumes=volumes,
         clusters=clusters.names,
@@ -123,8 +128,10 @@ def running(
         snapshots=Snapshots(CephSnapshots(places)),
         changes=Changes(CephChanges(places)),
         choices=Choices(volumes, CephReservations(places)),
+        attachments=attachments,
     )
-    driver = Driver(serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call, topology=topology), ceph.pool)
+    server = serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call, topology=topology)
+    driver = Driver(server, ceph.pool, attachments)
     driver.calls = calls
     try:
         yield driver

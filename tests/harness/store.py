@@ -15,12 +15,14 @@ from pathlib import Path
 import rados
 import rbd
 
+from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import ClusterConfig, Clusters
 from provisioner.ceph.places import Places
 from provisioner.ceph.reaper import Reap
 from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
+from provisioner.core.attachments import Attachments
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange, Snapshot, SnapshotRequest, Source, Volume
 from provisioner.core.snapshots import Snapshots
@@ -42,6 +44,7 @@ class Provisioner:
         self.store = CephStore(self.places)
         self.volumes = Volumes(self.store)
         self.snapshots = Snapshots(CephSnapshots(self.places))
+        self.attachments = Attachments(CephAttachments(self.places))
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self.places.heartbeat, args=(self._stop,), daemon=True)
         self._heart.start()

@@ -1,6 +1,9 @@
 """A process of ours to be killed: `python -m tests.harness.victim CONFIG-JSON WORDS...`. Says what it does, a line each.
 
 hold IMAGE           enrols, opens the image for writing on the provisioner's own connection, says `held`, and waits
+detach IMAGE NODE STEP
+                     detaches the image from the node, and waits for the end when it comes to `note`, `fence`, `osds`, `lock`
+                     or `replace`, whose name it says; says `done` if it comes to none
 churn SEED THREADS   says `ready`, and from the next line of its input on creates, deletes and abandons volumes churn-0 ...
                      churn-39 for ever; says `begin|done create|delete|abandon NAME`
 fill COUNT           creates that many volumes, deletes them, says `purging`, and purges them one after the other
@@ -11,11 +14,16 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import rbd
 
+from provisioner.ceph import fences
+from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import ClusterConfig
-from provisioner.core.ids import Place
+from provisioner.core.attachments import Attachments
+from provisioner.core.ids import Place, VolumeId
 from tests.harness.store import Provisioner
 
 NAMES = 40
@@ -26,7 +34,7 @@ def main() -> None:
     told = json.loads(raw)
     place = Place("dev", told["pool"], told["namespace"])
     process = Provisioner(ClusterConfig("dev", conf=told["conf"], user=told["user"], keyring=told["keyring"]))
-    {"hold": _hold, "churn": _churn, "fill": _fill}[action](process, place, *words)
+    {"hold": _hold, "detach": _detach, "churn": _churn, "fill": _fill}[action](process, place, *words)
 
 
 def _hold(process: Provisioner, place: Place, image: str) -> None:
@@ -35,6 +43,25 @@ def _hold(process: Provisioner, place: Place, image: str) -> None:
         opened.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
         _say("held")
         signal.pause()
+
+
+def _detach(process: Provisioner, place: Place, image: str, node: str, step: str) -> None:
+    def halting(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def halted(*arguments: Any) -> Any:
+            if name == step:
+                _say(name)
+                signal.pause()
+            return act(*arguments)
+
+        return halted
+
+    store = CephAttachments(process.places)
+    steps = {"note": (store, "_note"), "fence": (fences, "fence"), "osds": (fences, "barrier")}
+    steps |= {"lock": (fences, "release_locks"), "replace": (store, "replace")}
+    for name, (where, method) in steps.items():
+        setattr(where, method, halting(name, getattr(where, method)))
+    Attachments(store).detach(VolumeId(place, image), node)
+    _say("done")
 
 
 def _churn(process: Provisioner, place: Place, seed: str, threads: str) -> None:
