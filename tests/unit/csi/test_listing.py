@@ -65,7 +65,7 @@ def test_every_volume_is_told_once_in_pages_of_any_size(
 
 
 @given(st.dictionaries(_PLACES, _IDS, min_size=1, max_size=4), st.integers(1, 4), st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_what_stays_is_told_once_whatever_comes_and_goes(ids: dict[Place, list[str]], entries: int, data: st.DataObject) -> None:
     shelf = Shelf({place: list(names) for place, names in ids.items()})
     gone: set[VolumeId] = set()
