@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from provisioner.claims import objects
-from provisioner.claims.classes import Class, Classes
+from provisioner.claims.classes import Classes
 from provisioner.claims.outcomes import HANDLED
 from provisioner.claims.quantity import from_bytes
 from provisioner.core.errors import InvalidRequest
@@ -37,18 +37,20 @@ class Capacities:
         self._namespace, self._provisioner = namespace, provisioner
         self._labels = {DRIVER: driver, MANAGED_BY: "ceph-provisioner-" + _short(provisioner)}
 
-    def publish(self, storage_classes: Iterable[Object]) -> int:
-        """Make the objects agree with the classes and with Ceph; gives their number. Raises KubeError.
+    def publish(self, storage_classes: Iterable[Object]) -> dict[str, int]:
+        """Make the objects agree with the classes and with Ceph; gives the bytes available by class. Raises KubeError.
 
         What Ceph doesn't say now is left as it stands; a class that can't be honoured has no object.
         """
         mine = [each for each in storage_classes if each.get("provisioner") == self._provisioner]
         there = {item["metadata"]["name"]: item for item in self._listed()}
-        kept, asked = set[str](), dict[object, Capacity]()
+        kept, asked, told = set[str](), dict[object, Capacity](), dict[str, int]()
         for raw in mine:
             name = _name(self._provisioner, raw)
             try:
-                self._write(name, self._body(name, raw, asked), there.get(name))
+                room = self._capacity(raw, asked)
+                told[raw["metadata"]["name"]] = room.available
+                self._write(name, self._body(name, raw, room), there.get(name))
             except InvalidRequest as error:
                 log.info("StorageClass %s has no capacity: %s", raw["metadata"]["name"], error)
                 continue
@@ -57,18 +59,14 @@ class Capacities:
             kept.add(name)
         for name in there.keys() - kept:
             self._remove(name)
-        return len(kept)
+        return told
 
     def _listed(self) -> list[Object]:
         selector = ",".join(f"{key}={value}" for key, value in self._labels.items())
         return self._api.list_all(CSI_STORAGE_CAPACITIES.path(self._namespace), {"labelSelector": selector}).items
 
-    def _body(self, name: str, raw: Object, asked: dict[object, Capacity]) -> Object:
-        resolved = self._classes.resolve(raw)
-        key = (resolved.place, resolved.parameters.layout.data_pool, resolved.admin)
-        if key not in asked:
-            asked[key] = self._capacity(resolved)
-        room, metadata = asked[key], raw["metadata"]
+    def _body(self, name: str, raw: Object, room: Capacity) -> Object:
+        metadata = raw["metadata"]
         owner = {"apiVersion": STORAGE_CLASSES.api_version, "kind": STORAGE_CLASSES.kind, "name": metadata["name"]}
         return CSI_STORAGE_CAPACITIES.body(
             {"name": name, "labels": self._labels, "ownerReferences": [{**owner, "uid": metadata["uid"]}]},
@@ -78,9 +76,14 @@ class Capacities:
             maximumVolumeSize=from_bytes(room.largest),
         )
 
-    def _capacity(self, storage_class: Class) -> Capacity:
-        credentials = self._classes.credentials(storage_class.admin)
-        return self._volumes.capacity(storage_class.place, storage_class.parameters.layout.data_pool, credentials)
+    def _capacity(self, raw: Object, asked: dict[object, Capacity]) -> Capacity:
+        """Ask Ceph, once for all classes of one place."""
+        resolved = self._classes.resolve(raw)
+        data_pool = resolved.parameters.layout.data_pool
+        key = (resolved.place, data_pool, resolved.admin)
+        if key not in asked:
+            asked[key] = self._volumes.capacity(resolved.place, data_pool, self._classes.credentials(resolved.admin))
+        return asked[key]
 
     def _write(self, name: str, body: Object, there: Object | None) -> None:
         if there is None:
@@ -104,10 +107,16 @@ class Poll:
     """Publishes at an interval, and soon after `wake`, for as long as `is_due` says that it is for us to do."""
 
     def __init__(
-        self, capacities: Capacities, classes: Callable[[], Iterable[Object]], is_due: Callable[[], bool], interval: float
+        self,
+        capacities: Capacities,
+        classes: Callable[[], Iterable[Object]],
+        is_due: Callable[[], bool],
+        interval: float,
+        on_told: Callable[[Mapping[str, int]], None],
     ) -> None:
-        """`interval` is in seconds."""
+        """`interval` is in seconds; `on_told` hears of the bytes available by class."""
         self._capacities, self._classes, self._is_due, self._interval = capacities, classes, is_due, interval
+        self._on_told = on_told
         self._news, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="capacities", daemon=True)
 
@@ -134,7 +143,7 @@ class Poll:
             if not self._is_due():
                 continue
             try:
-                self._capacities.publish(self._classes())
+                self._on_told(self._capacities.publish(self._classes()))
             except HANDLED as error:
                 log.warning("capacities are not told: %s", error)
 

@@ -174,7 +174,8 @@ class Controller:
         capacities = Capacities(
             self._api, self._volumes, self._resolver, options.namespace, options.provisioner, self._csi_driver
         )
-        return Poll(capacities, self._classes.store.items, self._has_taken_up, options.capacity_interval)
+        interval, on_told = options.capacity_interval, self._metrics.on_capacity
+        return Poll(capacities, self._classes.store.items, self._has_taken_up, interval, on_told)
 
     def _has_taken_up(self) -> bool:
         return self._leading.is_set() and self._classes.synced

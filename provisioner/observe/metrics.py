@@ -1,6 +1,6 @@
 """The metrics of one process, in a registry of its own: nothing is counted globally."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -46,6 +46,8 @@ class Metrics:
         self.flattening = gauge("ceph_provisioner_flatten_waiting_images", told, ["pool"])
         told = "Volumes once handed out whose claim and PersistentVolume are gone: kept, for a person to judge."
         self.orphans = gauge("ceph_provisioner_orphaned_volumes", told)
+        told = "Bytes that a StorageClass can still give, as its CSIStorageCapacity says."
+        self._capacity = gauge("ceph_provisioner_class_available_bytes", told, ["storage_class"])
         self.leading = gauge("ceph_provisioner_leading", "1 while this replica leads.")
 
     def on_operation(self, kind: str, seconds: float, error: BaseException | None) -> None:
@@ -60,6 +62,12 @@ class Metrics:
     def on_call(self, verb: str, resource: str, status: str, seconds: float) -> None:
         """Hear of an exchange with the API server."""
         self._calls.labels(verb, resource, status).observe(seconds)
+
+    def on_capacity(self, available: Mapping[str, int]) -> None:
+        """Hear of the bytes available by class; classes that are left out are gone."""
+        self._capacity.clear()
+        for name, size in available.items():
+            self._capacity.labels(name).set(size)
 
     def on_rpc(self, method: str, code: str, seconds: float) -> None:
         """Hear of a gRPC call that was answered."""

@@ -62,6 +62,8 @@ def test_a_class_has_one_object_with_the_drivers_labels_for_all_nodes(
     assert told["nodeTopology"] == {}
     assert to_bytes("capacity", told["capacity"]) > GIB
     assert len(capacities(kubernetes, storage_class)) == 1
+    metric = "ceph_provisioner_class_available_bytes"
+    until(lambda: polling.total(metric, storage_class=storage_class) > GIB, 20, "the metric says so too")
 
 
 def test_the_capacity_follows_the_pools_quota(ceph: Ceph, kubernetes: Kubernetes, quota_pool: str, polling: Program) -> None:

@@ -60,6 +60,13 @@ def held(csi: CsiCluster, source: Object) -> list[str]:
     return [name for name in objects.finalizers(now or {"metadata": {}}) if name in (objects.CLONING, objects.SNAPSHOT_SOURCE)]
 
 
+@pytest.fixture(scope="module")
+def snapshot(csi: CsiCluster, bound: Object) -> Object:
+    """A snapshot that the CSI driver took of a claim which the claims front end made."""
+    taken = snapshots.take(csi.kubernetes, snapshots.make_snapshot_class(csi.kubernetes, csi.driver), bound)
+    return snapshots.wait_ready(csi.kubernetes, taken)
+
+
 class TestCopies:
     def test_a_copy_has_the_content_of_its_original_and_goes_its_own_way(
         self, csi: CsiCluster, storage_class: str, bound: Object
@@ -109,6 +116,26 @@ class TestCopies:
     def test_a_claim_of_the_sidecars_can_be_copied_too(self, csi: CsiCluster, storage_class: str) -> None:
         original = filled(csi, csi.kubernetes.make_claim(csi.make_class()))
         copy = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(original))
+        csi.kubernetes.wait_bound(copy)
+        assert content(csi, copy) == (b"first", b"first")
+
+    def test_a_snapshot_is_restored_as_it_was_taken(self, csi: CsiCluster, storage_class: str) -> None:
+        original = filled(csi, csi.kubernetes.make_claim(storage_class))
+        taken = snapshots.take(csi.kubernetes, snapshots.make_snapshot_class(csi.kubernetes, csi.driver), original)
+        snapshots.wait_ready(csi.kubernetes, taken)
+        filled(csi, original, b"later")
+        copy = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(taken))
+        csi.kubernetes.wait_bound(copy)
+        assert content(csi, copy) == (b"first", b"first")
+        assert held(csi, taken) == []
+
+    def test_a_snapshot_is_restored_with_another_volume_mode_where_an_administrator_allows_it(
+        self, csi: CsiCluster, storage_class: str, bound: Object
+    ) -> None:
+        taken = snapshots.take(csi.kubernetes, snapshots.make_snapshot_class(csi.kubernetes, csi.driver), bound)
+        snapshots.wait_ready(csi.kubernetes, taken)
+        snapshots.allow_other_mode(csi.kubernetes, taken)
+        copy = csi.kubernetes.make_claim(storage_class, "2Gi", dataSource=snapshots.source(taken), volumeMode="Block")
         csi.kubernetes.wait_bound(copy)
         assert content(csi, copy) == (b"first", b"first")
 
@@ -214,20 +241,13 @@ class TestSnapshotsRefused:
         claim = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(taken))
         refused(csi, claim, "was taken by other.example.com")
 
-    def test_one_that_is_larger_than_the_claim(self, csi: CsiCluster, storage_class: str) -> None:
-        taken = snapshots.write(csi.kubernetes, csi.driver, HANDLE, size="5Gi")
-        claim = csi.kubernetes.make_claim(storage_class, "4Gi", dataSource=snapshots.source(taken))
-        refused(csi, claim, "spec.resources.requests.storage", "has 5368709120 bytes")
+    def test_one_that_is_larger_than_the_claim(self, csi: CsiCluster, storage_class: str, snapshot: Object) -> None:
+        claim = csi.kubernetes.make_claim(storage_class, "1Gi", dataSource=snapshots.source(snapshot))
+        refused(csi, claim, "spec.resources.requests.storage", "has 2147483648 bytes")
 
-    def test_one_of_another_volume_mode_that_nobody_allowed(self, csi: CsiCluster, storage_class: str) -> None:
-        taken = snapshots.write(csi.kubernetes, csi.driver, HANDLE, mode="Block")
-        claim = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(taken))
-        refused(csi, claim, "volumeMode Block", "allow-volume-mode-change")
-
-    def test_one_whose_handle_names_nothing(self, csi: CsiCluster, storage_class: str) -> None:
-        taken = snapshots.write(csi.kubernetes, csi.driver, "no handle of ours")
-        claim = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(taken))
-        refused(csi, claim, "'no handle of ours'")
+    def test_one_of_another_volume_mode_that_nobody_allowed(self, csi: CsiCluster, storage_class: str, snapshot: Object) -> None:
+        claim = csi.kubernetes.make_claim(storage_class, "2Gi", dataSource=snapshots.source(snapshot), volumeMode="Block")
+        refused(csi, claim, "volumeMode Filesystem", "allow-volume-mode-change")
 
 
 def test_nothing_is_left_once_everything_is_deleted(csi: CsiCluster, copier: Program) -> None:

@@ -3,10 +3,8 @@
 Fifteen of them are the start of Kubernetes 1.36 and the sidecars, which all files named test_sidecars_* share.
 """
 
-import grpc
 import pytest
 
-from csi.pb import csi_pb2, csi_pb2_grpc
 from provisioner.claims.quantity import to_bytes
 from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, Object
 from tests.harness.kubernetes import NAMESPACE
@@ -101,9 +99,7 @@ class TestVolumeAttributesClass:
 
 def test_the_controller_lists_the_volumes_of_its_pool(csi: CsiCluster) -> None:
     bound = csi.kubernetes.wait_bound(csi.kubernetes.make_claim(csi.make_class()))
-    with grpc.insecure_channel(csi.controller.endpoint) as channel:
-        listed = csi_pb2_grpc.ControllerStub(channel).ListVolumes(csi_pb2.ListVolumesRequest(), timeout=30)
-    handles = [entry.volume.volume_id for entry in listed.entries]
+    handles = [entry.volume.volume_id for entry in csi.list_volumes()]
     assert bound["spec"]["csi"]["volumeHandle"] in handles
 
 

@@ -11,6 +11,7 @@ from tests.harness.kubernetes import Kubernetes
 from tests.harness.waiting import until
 
 _PODS = Resource("", "v1", "pods", "Pod", namespaced=True)
+_ATTACHMENTS = Resource("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", namespaced=False)
 _ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
 
 
@@ -29,12 +30,13 @@ def nodes(kubernetes: Kubernetes, *kubelets: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def pod_using(kubernetes: Kubernetes, claim: Object) -> Iterator[Object]:
-    """A pod that mounts the claim, for the block."""
+def pod_using(kubernetes: Kubernetes, claim: Object, node: str = "") -> Iterator[Object]:
+    """A pod that mounts the claim, for the block; on a node of the scheduler's choice, or on that one."""
     namespace = claim["metadata"]["namespace"]
     spec = {
         "containers": [{"name": "main", "image": "none", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}],
+        **({"nodeName": node} if node else {}),
     }
     pod = kubernetes.api.create(
         _PODS.path(namespace), _PODS.body({"namespace": namespace, "name": f"pod-{uuid.uuid4().hex[:8]}"}, spec=spec)
@@ -59,6 +61,26 @@ def register_csi(kubernetes: Kubernetes, driver: str) -> str:
     drivers = [{"name": driver, "nodeID": name, "topologyKeys": []}]
     kubernetes.api.create(CSI_NODES.path(), CSI_NODES.body({"name": name}, spec={"drivers": drivers}))
     return name
+
+
+def attachments(kubernetes: Kubernetes, volume: Object) -> list[Object]:
+    """The VolumeAttachments of a PersistentVolume."""
+    listed = kubernetes.api.list_all(_ATTACHMENTS.path()).items
+    return [each for each in listed if each["spec"]["source"].get("persistentVolumeName") == volume["metadata"]["name"]]
+
+
+@contextmanager
+def attachment(kubernetes: Kubernetes, driver: str, volume: Object, node: str) -> Iterator[str]:
+    """Ask for the volume on a node, past every check of Kubernetes, for the block; gives the path of the VolumeAttachment."""
+    name = f"attachment-{uuid.uuid4().hex[:8]}"
+    spec = {"attacher": driver, "nodeName": node, "source": {"persistentVolumeName": volume["metadata"]["name"]}}
+    kubernetes.api.create(_ATTACHMENTS.path(), _ATTACHMENTS.body({"name": name}, spec=spec))
+    path = _ATTACHMENTS.path(name=name)
+    try:
+        yield path
+    finally:
+        kubernetes.api.delete(path)
+        until(lambda: _is_gone(kubernetes, path), 30, "the attachment is gone")
 
 
 def _is_gone(kubernetes: Kubernetes, path: str) -> bool:

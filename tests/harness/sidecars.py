@@ -6,6 +6,9 @@ import subprocess
 import uuid
 from pathlib import Path
 
+import grpc
+
+from csi.pb import csi_pb2, csi_pb2_grpc
 from hack.sidecars.build import sidecars
 from provisioner.kube.resources import Resource
 from tests.harness.ceph import Ceph
@@ -61,10 +64,10 @@ class Sidecars:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, *names: str) -> "Sidecars":
-        """Start some of them; without names, all that can work with what the controller declares."""
+        """Start some of them; all without names."""
         binaries = sidecars(print)
         environment = os.environ | {"NAMESPACE": "ceph-provisioner", "POD_NAME": "controller-0"}
-        for name in names or [each for each in self._commands if each != "csi-snapshotter"]:
+        for name in names or self._commands:
             command = [str(binaries / name), *self._commands[name]]
             with self.log(name).open("ab") as log:
                 self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -132,6 +135,11 @@ class CsiCluster:
         body = _ATTRIBUTES_CLASSES.body({"name": name}, driverName=self.driver, parameters=parameters)
         self.kubernetes.api.create(_ATTRIBUTES_CLASSES.path(), body)
         return name
+
+    def list_volumes(self) -> list[csi_pb2.ListVolumesResponse.Entry]:
+        """What the controller lists."""
+        with grpc.insecure_channel(self.controller.endpoint) as channel:
+            return list(csi_pb2_grpc.ControllerStub(channel).ListVolumes(csi_pb2.ListVolumesRequest(), timeout=30).entries)
 
     def images(self) -> list[str]:
         return self.ceph.images(self.pool)

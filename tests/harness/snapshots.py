@@ -16,6 +16,10 @@ from tests.harness.kubernetes import Kubernetes
 from tests.harness.waiting import until
 
 SNAPSHOT_CLASSES = Resource("snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", "VolumeSnapshotClass", namespaced=False)
+GROUPS = Resource("groupsnapshot.storage.k8s.io", "v1", "volumegroupsnapshots", "VolumeGroupSnapshot", namespaced=True)
+GROUP_CLASSES = Resource(
+    "groupsnapshot.storage.k8s.io", "v1", "volumegroupsnapshotclasses", "VolumeGroupSnapshotClass", namespaced=False
+)
 API_GROUP = "snapshot.storage.k8s.io"
 
 
@@ -57,7 +61,7 @@ def write(kubernetes: Kubernetes, driver: str, handle: str, *, size: str = "1Gi"
 
 
 def snapshot_now(kubernetes: Kubernetes, snapshot: Object) -> Object:
-    return kubernetes.api.get(VOLUME_SNAPSHOTS.path(snapshot["metadata"]["namespace"], snapshot["metadata"]["name"]))
+    return kubernetes.api.get(_path(snapshot))
 
 
 def content_of(kubernetes: Kubernetes, snapshot: Object) -> Object:
@@ -74,6 +78,36 @@ def wait_ready(kubernetes: Kubernetes, snapshot: Object, seconds: float = 30) ->
         return now if (now.get("status") or {}).get("readyToUse") else None
 
     return until(ready, seconds, "the snapshot is ready", lambda: str(snapshot_now(kubernetes, snapshot)))
+
+
+def make_group_class(kubernetes: Kubernetes, driver: str) -> str:
+    name = f"groups-{uuid.uuid4().hex[:8]}"
+    kubernetes.api.create(GROUP_CLASSES.path(), GROUP_CLASSES.body({"name": name}, driver=driver, deletionPolicy="Delete"))
+    return name
+
+
+def take_group(kubernetes: Kubernetes, group_class: str, labels: dict[str, str]) -> Object:
+    """Ask for a snapshot of all claims in the default namespace that bear the labels, at one moment."""
+    metadata = {"namespace": "default", "name": f"group-{uuid.uuid4().hex[:8]}"}
+    spec = {"volumeGroupSnapshotClassName": group_class, "source": {"selector": {"matchLabels": labels}}}
+    return kubernetes.api.create(GROUPS.path("default"), GROUPS.body(metadata, spec=spec))
+
+
+def wait_group_ready(kubernetes: Kubernetes, group: Object, seconds: float = 60) -> Object:
+    """Wait until the whole group can be used; give it."""
+
+    def ready() -> Object | None:
+        found = kubernetes.api.get(_path(group))
+        return found if (found.get("status") or {}).get("readyToUse") else None
+
+    return until(ready, seconds, "the group is ready", lambda: str(kubernetes.api.get(_path(group))))
+
+
+def members_of(kubernetes: Kubernetes, group: Object) -> list[Object]:
+    """The snapshots that the group consists of."""
+    listed = kubernetes.api.list_all(VOLUME_SNAPSHOTS.path(group["metadata"]["namespace"])).items
+    name = group["metadata"]["name"]
+    return [each for each in listed if (each.get("status") or {}).get("volumeGroupSnapshotName") == name]
 
 
 def allow_other_mode(kubernetes: Kubernetes, snapshot: Object) -> None:
@@ -96,20 +130,21 @@ def grant(kubernetes: Kubernetes, source_item: Object, to_namespace: str) -> Non
 
 
 def delete(kubernetes: Kubernetes, item: Object) -> None:
-    """Delete a claim or a snapshot, and wait until it is gone."""
+    """Delete a claim, a snapshot or a group, and wait until it is gone."""
     if item["kind"] == PERSISTENT_VOLUME_CLAIMS.kind:
         kubernetes.delete_claim(item)
         kubernetes.wait_gone(item, 60)
         return
     with suppress(NotFound):
-        kubernetes.api.delete(VOLUME_SNAPSHOTS.path(item["metadata"]["namespace"], item["metadata"]["name"]))
-    until(lambda: _is_gone(kubernetes, item), 60, "the snapshot is gone")
+        kubernetes.api.delete(_path(item))
+    until(lambda: is_gone(kubernetes, item), 60, f"{item['kind']} is gone", lambda: str(kubernetes.api.get(_path(item))))
 
 
 def delete_everything(kubernetes: Kubernetes) -> None:
-    """Delete all snapshots and all claims, and wait until they are gone."""
-    for snapshot in kubernetes.api.list_all(VOLUME_SNAPSHOTS.path()).items:
-        delete(kubernetes, snapshot)
+    """Delete all groups, snapshots and claims, and wait until they are gone."""
+    for resource in (GROUPS, VOLUME_SNAPSHOTS):
+        for item in kubernetes.api.list_all(resource.path()).items:
+            delete(kubernetes, item)
     claims = kubernetes.claims()
     for claim in claims:
         kubernetes.delete_claim(claim)
@@ -117,9 +152,14 @@ def delete_everything(kubernetes: Kubernetes) -> None:
         kubernetes.wait_gone(claim, 60)
 
 
-def _is_gone(kubernetes: Kubernetes, snapshot: Object) -> bool:
+def is_gone(kubernetes: Kubernetes, item: Object) -> bool:
     try:
-        snapshot_now(kubernetes, snapshot)
+        kubernetes.api.get(_path(item))
     except NotFound:
         return True
     return False
+
+
+def _path(item: Object) -> str:
+    resource = GROUPS if item["kind"] == GROUPS.kind else VOLUME_SNAPSHOTS
+    return resource.path(item["metadata"]["namespace"], item["metadata"]["name"])
