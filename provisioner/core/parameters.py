@@ -17,10 +17,16 @@ from provisioner.core.topology import ConstrainedPool
 PvType = Literal["native", "csi", "auto"]
 FS_TYPES = ("ext4", "ext3", "xfs", "btrfs")
 
-_SECRETS = ("provisioner", "controller-expand", "controller-publish", "node-stage", "node-publish", "node-expand")
+MOUNTERS = ("rbd", "rbd-nbd", "fuse", "auto")
+
+_SECRETS = (
+    *("provisioner", "controller-expand", "controller-publish", "controller-modify"),
+    *("node-stage", "node-publish", "node-expand"),
+)
 _KNOWN = (
     *("clusterID", "pool", "dataPool", "radosNamespace", "imageFeatures", "stripeUnit", "stripeCount", "objectSize"),
-    *("pvType", "csi.storage.k8s.io/fstype", "mkfsOptions", "mapOptions", "unmapOptions", "mounter"),
+    *("pvType", "csi.storage.k8s.io/fstype", "mkfsOptions", "mapOptions", "unmapOptions", "mounter", "tryOtherMounters"),
+    *("encrypted", "thickProvision"),
     *(f"csi.storage.k8s.io/{use}-secret-{part}" for use in _SECRETS for part in ("name", "namespace")),
     *("monitors", "adminId", "adminSecretName", "adminSecretNamespace"),
     *("userId", "userSecretName", "userSecretNamespace", "imageFormat"),
@@ -31,9 +37,20 @@ _ON_NODES = ("mkfsOptions", "mapOptions", "unmapOptions", "mounter")
 """What a CSI node does with a volume; the kubelet's own rbd plugin knows none of them."""
 _REFUSED = {
     "volumeNamePrefix": "an image is named as its PersistentVolume, so that a repeated request finds it",
-    "encrypted": "encrypted volumes are not made by the claims front end yet",
+    "cephLogDir": "no node keeps logs of librbd of its own; the host's ceph.conf says where they go",
+    "cephLogStrategy": "no node keeps logs of librbd of its own; the host's ceph.conf says where they go",
+    "snapshotNamePrefix": "belongs in a VolumeSnapshotClass",
+    "flattenMode": "belongs in a VolumeReplicationClass",
+    **dict.fromkeys(
+        ("encryptionType", "encryptionKMSID", "encryptionSectorSize", "encryptionCipher", "encryptionKeySize", "integrityMode"),
+        "means nothing without encrypted, which no node can do yet",
+    ),
+}
+_NOT_TRUE = {
+    "encrypted": "no node can encrypt yet, and what was asked to be secret must not be written in the clear",
     "thickProvision": "images are thin; Ceph has no thick ones",
 }
+"""Switches that can be off only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +98,9 @@ def read_parameters(given: Mapping[str, str]) -> ClassParameters:
     """Check a StorageClass' parameters. Raises InvalidRequest naming the parameter and its value."""
     said = _canonical(given)
     _refuse_image_format(said)
+    for name, why in _NOT_TRUE.items():
+        if _switch(said, name):
+            raise InvalidRequest(f"parameters.{name}", said[name], why)
     secrets = _secrets(said)
     admin, admin_user = _admin(said, secrets)
     pools = topology.read_pools(said.get(topology.PARAMETER, ""))
@@ -96,7 +116,7 @@ def read_parameters(given: Mapping[str, str]) -> ClassParameters:
         admin=admin,
         admin_user=admin_user,
         given_user=_given_user(said),
-        on_nodes={name: said[name] for name in _ON_NODES if name in said},
+        on_nodes=_on_nodes(said),
         qos=read_qos("parameters", {name: said[name] for name in qos.names_in(said)}).checked(),
         secrets=secrets,
     )
@@ -154,6 +174,22 @@ def _choice(said: Mapping[str, str], name: str, choices: tuple[str, ...], defaul
     if value not in choices:
         raise InvalidRequest(f"parameters.{name}", value, f"must be one of {', '.join(choices)}")
     return value
+
+
+def _switch(said: Mapping[str, str], name: str) -> bool:
+    return _choice({name: said.get(name, "").lower()}, name, ("true", "false"), "false") == "true"
+
+
+def _on_nodes(said: Mapping[str, str]) -> dict[str, str]:
+    """What a node has to know. With `tryOtherMounters` it takes the first kind of device that works there."""
+    told = {name: said[name] for name in _ON_NODES if name in said}
+    mounter = _choice(said, "mounter", MOUNTERS, "auto")
+    if _switch(said, "tryOtherMounters"):
+        if mounter not in ("rbd", "auto"):
+            why = f"the node would try rbd before {mounter}; say mounter auto if that is meant"
+            raise InvalidRequest("parameters.tryOtherMounters", said["tryOtherMounters"], why)
+        told["mounter"] = "auto"
+    return told
 
 
 def _pv_type(said: Mapping[str, str]) -> PvType:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provisioner.core import qos
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import FEATURES
 from provisioner.core.parameters import FS_TYPES, GivenUser, SecretRef, read_parameters
@@ -72,6 +73,35 @@ class TestNamesOfCephCsi:
 
     def test_the_other_secrets_are_passed_on_by_use(self) -> None:
         assert read_parameters(OF_CEPH_CSI).secrets["node-stage"] == SecretRef("ceph", "node")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("clusterID", "dev"), ("pool", "p"), ("dataPool", "ec"), ("radosNamespace", "ns"), ("imageFeatures", "layering")),
+            *(("mkfsOptions", "-m0"), ("mapOptions", "krbd:ro"), ("unmapOptions", "krbd:force"), ("mounter", "rbd-nbd")),
+            *(("tryOtherMounters", "true"), ("topologyConstrainedPools", ""), ("objectSize", "4194304")),
+            *(("encrypted", "false"), ("thickProvision", "false"), ("csi.storage.k8s.io/fstype", "xfs")),
+            *((name, "1") for name in qos.NAMES if name.startswith(("base", "max"))),
+        ],
+    )
+    def test_each_that_means_something_here_is_accepted(self, name: str, value: str) -> None:
+        assert read_parameters({"pvType": "csi", name: value})
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            *("provisioner", "controller-expand", "controller-publish", "controller-modify"),
+            *("node-stage", "node-publish", "node-expand"),
+        ],
+    )
+    def test_each_secret_is_accepted(self, use: str) -> None:
+        names = {f"csi.storage.k8s.io/{use}-secret-{part}": part for part in ("name", "namespace")}
+        assert read_parameters({"pvType": "csi", **names}).secrets[use] == SecretRef("namespace", "name")
+
+    @pytest.mark.parametrize(("said", "told"), [("true", "auto"), ("TRUE", "auto"), ("false", "rbd")])
+    def test_trying_other_mounters_is_for_the_node_to_choose(self, said: str, told: str) -> None:
+        read = read_parameters({"pvType": "csi", "mounter": "rbd", "tryOtherMounters": said})
+        assert read.on_nodes == {"mounter": told}
 
 
 class TestNamesOfCephComRbd:
@@ -144,6 +174,20 @@ class TestRefusals:
             ("encrypted", {"encrypted": "true"}),
             ("topologyConstrainedPools", {"topologyConstrainedPools": "[{}]"}),
             ("maxIops", {"maxIops": "100"}),
+            ("encrypted", {"encrypted": "yes"}),
+            ("encryptionType", {"encryptionType": "block"}),
+            ("encryptionKMSID", {"encryptionKMSID": "vault"}),
+            ("encryptionSectorSize", {"encryptionSectorSize": "4096"}),
+            ("encryptionCipher", {"encryptionCipher": "aes-xts-plain64"}),
+            ("encryptionKeySize", {"encryptionKeySize": "512"}),
+            ("integrityMode", {"integrityMode": "hmac-sha256"}),
+            ("cephLogDir", {"cephLogDir": "/var/log/ceph"}),
+            ("cephLogStrategy", {"cephLogStrategy": "remove"}),
+            ("snapshotNamePrefix", {"snapshotNamePrefix": "snap-"}),
+            ("flattenMode", {"flattenMode": "force"}),
+            ("mounter", {"mounter": "nbd", "pvType": "csi"}),
+            ("tryOtherMounters", {"mounter": "rbd-nbd", "tryOtherMounters": "true", "pvType": "csi"}),
+            ("tryOtherMounters", {"tryOtherMounters": "maybe", "pvType": "csi"}),
             ("thickProvision", {"thickProvision": "true"}),
             ("imageFormat", {"imageFormat": "1"}),
             ("pvType", {"pvType": "nbd"}),
