@@ -236,7 +236,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ["radosNamespace", "mkfsOptions", "mapOptions", "unmapOptions", "mounter"])
     def test_what_a_native_volume_cannot_carry_is_refused(self, name: str) -> None:
-        error = refusal_of({"pvType": "native", name: "x"})
+        error = refusal_of({"pvType": "native", name: "rbd"})
         assert error.field == f"parameters.{name}"
         assert "csi" in error.why
 
