@@ -33,7 +33,7 @@ class _Cluster(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     keyring: str = ""
     key_file: str = ""
     timeout: int = 15
-    pools: tuple[str, ...] = ("rbd",)
+    pools: tuple[str, ...] = ()
     segments: dict[str, str] = {}
 
 

@@ -34,14 +34,13 @@ class ClusterConfig:
     key_file: str = ""
     timeout: int = 15
     """Seconds that any one call to a monitor or an OSD may take."""
-    pools: tuple[str, ...] = ("rbd",)
-    """Where volumes are looked for when no request names a place: `pool` or `pool/namespace`."""
-
+    pools: tuple[str, ...] = ()
+    """Where volumes are looked for when no request names a place: `pool` or `pool/namespace`; none for all that there are."""
     segments: tuple[tuple[str, str], ...] = ()
     """From where the cluster can be reached: pairs of domain label and value; none for everywhere."""
 
     def places(self) -> list[Place]:
-        """The pools (and namespaces in them) where volumes are looked for."""
+        """The pools (and namespaces in them) that are named."""
         split = (text.partition("/") for text in self.pools)
         return [Place(self.name, pool, namespace) for pool, _, namespace in split]
 

@@ -15,6 +15,7 @@ from provisioner.ceph import images
 from provisioner.ceph.cluster import Clusters, Connection
 from provisioner.ceph.errors import CEPH_ERRORS
 from provisioner.ceph.registry import LAPSE, Registry
+from provisioner.ceph.survey import Surveyed, Surveys
 from provisioner.core.errors import Denied, InvalidRequest, ProvisionerError
 from provisioner.core.ids import Place
 from provisioner.core.model import Credentials
@@ -39,11 +40,23 @@ class Places:
     def __init__(self, clusters: Clusters) -> None:
         self.clusters = clusters
         self._registries: dict[Key, tuple[Connection, Registry]] = {}
+        self._surveys = Surveys()
         self._lock = threading.Lock()
 
     def home(self, cluster: str) -> Place:
-        """Where things are kept that belong to a whole cluster: the first of its configured places."""
-        return self.clusters.config(cluster).places()[0]
+        """Where things are kept that belong to a whole cluster: the first of its configured places.
+
+        Where none is configured: pool `rbd`, or else the oldest of those for RBD.
+        """
+        configured = self.clusters.config(cluster).places()
+        return configured[0] if configured else self._survey(cluster).home
+
+    def of(self, cluster: str) -> list[Place]:
+        """Every place of a cluster where volumes are looked for: the configured ones, or else all that there are.
+
+        Raises Unavailable. What was found is good for half a minute.
+        """
+        return self.clusters.config(cluster).places() or list(self._survey(cluster).places)
 
     @contextmanager
     def at(self, place: Place, credentials: Credentials | None) -> Iterator[tuple[Connection, rados.Ioctx]]:
@@ -90,6 +103,13 @@ class Places:
             self._quietly(key, Registry.leave)
         with self._lock:
             self._registries.clear()
+
+    def _survey(self, cluster: str) -> Surveyed:
+        name = self.clusters.config(cluster).name
+        if (last := self._surveys.last(name)) is not None:
+            return last
+        with self.clusters.connection(name) as connection:
+            return self._surveys.make(connection)
 
     def _quietly(self, key: Key, step: Callable[[Registry, rados.Ioctx], None]) -> None:
         with self._lock:

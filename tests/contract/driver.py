@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.serve import Backend, serve
 from provisioner.ceph.attachments import CephAttachments
-from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.cluster import ClusterConfig, Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.places import Places
 from provisioner.ceph.reservations import CephReservations
@@ -104,9 +104,18 @@ def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
 
 @contextmanager
 def running(
-    ceph: Ceph, directory: Path, pools: Sequence[str] = (), timeout: int = 15, *, topology: bool = False
+    ceph: Ceph,
+    directory: Path,
+    pools: Sequence[str] = (),
+    timeout: int = 15,
+    *,
+    topology: bool = False,
+    clusters: Mapping[str, ClusterConfig] | None = None,
 ) -> Iterator[Driver]:
-    """A controller that serves the block; `timeout` bounds in seconds its single calls to Ceph."""
+    """A controller that serves the block; `timeout` bounds in seconds its single calls to Ceph.
+
+    It knows the pools of cluster `dev`, or these `clusters`, whose pools it has to find.
+    """
     calls: list[tuple[str, str]] = []
     lock = threading.Lock()
 
@@ -114,16 +123,17 @@ def running(
         with lock:
             calls.append((method.rpartition("/")[2], code))
 
-    clusters = Clusters(lambda: {"dev": ceph.config(timeout=timeout)})
-    places = Places(clusters)
+    configured = clusters or {"dev": ceph.config(timeout=timeout)}
+    connections = Clusters(lambda: configured)
+    places = Places(connections)
     store = CephStore(places)
     known = [Place("dev", pool) for pool in (pools or [ceph.pool])]
     volumes = Volumes(store)
     attachments = Attachments(CephAttachments(places))
     backend = Backend(
         volumes=volumes,
-        clusters=clusters.names,
-        places=lambda cluster: known,
+        clusters=connections.names,
+        places=places.of if clusters else lambda cluster: known,
         read_page=store.page,
         snapshots=Snapshots(CephSnapshots(places)),
         changes=Changes(CephChanges(places)),
@@ -138,4 +148,4 @@ def running(
     finally:
         driver.close()
         places.leave()
-        clusters.close()
+        connections.close()

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import provisioner
-from csi.pb import csi_pb2
+from csi.pb import csi_pb2, csi_pb2_grpc
 from tests.contract.driver import NAME, Driver, create_request, refused, running, unique
 from tests.harness.ceph import Ceph
 from tests.harness.waiting import until
@@ -94,9 +94,9 @@ def test_calls_after_the_end_are_unavailable(ceph: Ceph, tmp_path: Path) -> None
         assert not driver.server.path.exists()
 
 
-def test_what_no_capability_declares_is_not_served(driver: Driver) -> None:
-    with refused(grpc.StatusCode.UNIMPLEMENTED, "CreateSnapshot"):
-        driver.controller.CreateSnapshot(csi_pb2.CreateSnapshotRequest(), timeout=5)
+def test_what_is_not_of_this_process_is_not_served(driver: Driver) -> None:
+    with grpc.insecure_channel(driver.endpoint) as channel, refused(grpc.StatusCode.UNIMPLEMENTED):
+        csi_pb2_grpc.NodeStub(channel).NodeGetInfo(csi_pb2.NodeGetInfoRequest(), timeout=5)
 
 
 def test_every_call_is_observed_with_its_code(driver: Driver) -> None:
