@@ -1,8 +1,8 @@
 """CSIStorageCapacity objects: what each class of ours can still give, for the scheduler and for people.
 
 A claim that waits for its first consumer is scheduled only where its class has room, if the CSIDriver object says
-`storageCapacity: true`. One object stands for each class; it belongs to the class, and goes with it. Ceph is reached from
-every node alike, so the topology of each is that of all nodes.
+`storageCapacity: true`. One object stands for each class, and for the nodes that reach its cluster; it belongs to the class, and
+goes with it.
 """
 
 import hashlib
@@ -11,13 +11,15 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from provisioner.claims import objects
-from provisioner.claims.classes import Classes
+from provisioner.claims.classes import Class, Classes
+from provisioner.claims.nodes import Kubelets
 from provisioner.claims.outcomes import HANDLED
 from provisioner.claims.quantity import from_bytes
-from provisioner.core.errors import InvalidRequest
+from provisioner.claims.reach import selector
+from provisioner.core.errors import Denied, ProvisionerError, Unavailable
 from provisioner.core.model import MIB, Capacity
 from provisioner.core.volumes import Volumes
-from provisioner.kube.errors import AlreadyExists, NotFound
+from provisioner.kube.errors import AlreadyExists, KubeError, NotFound
 from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, STORAGE_CLASSES, Object
 from provisioner.kube.transport import Api
 
@@ -32,8 +34,17 @@ _SETTLE = 0.5
 class Capacities:
     """Writes what the classes of one provisioner can give, into its own namespace."""
 
-    def __init__(self, api: Api, volumes: Volumes, classes: Classes, namespace: str, provisioner: str, driver: str) -> None:
-        self._api, self._volumes, self._classes = api, volumes, classes
+    def __init__(
+        self,
+        api: Api,
+        volumes: Volumes,
+        classes: Classes,
+        kubelets: Kubelets,
+        namespace: str,
+        provisioner: str,
+        driver: str,
+    ) -> None:
+        self._api, self._volumes, self._classes, self._kubelets = api, volumes, classes, kubelets
         self._namespace, self._provisioner = namespace, provisioner
         self._labels = {DRIVER: driver, MANAGED_BY: "ceph-provisioner-" + _short(provisioner)}
 
@@ -42,43 +53,49 @@ class Capacities:
 
         What Ceph doesn't say now is left as it stands; a class that can't be honoured has no object.
         """
-        mine = [each for each in storage_classes if each.get("provisioner") == self._provisioner]
         there = {item["metadata"]["name"]: item for item in self._listed()}
         kept, asked, told = set[str](), dict[object, Capacity](), dict[str, int]()
-        for raw in mine:
-            name = _name(self._provisioner, raw)
-            try:
-                room = self._capacity(raw, asked)
-                told[raw["metadata"]["name"]] = room.available
-                self._write(name, self._body(name, raw, room), there.get(name))
-            except InvalidRequest as error:
-                log.info("StorageClass %s has no capacity: %s", raw["metadata"]["name"], error)
-                continue
-            except HANDLED as error:
-                log.warning("capacity of StorageClass %s: %s", raw["metadata"]["name"], error)
-            kept.add(name)
+        for raw in storage_classes:
+            if raw.get("provisioner") == self._provisioner and (name := self._tell(raw, there, asked, told)):
+                kept.add(name)
         for name in there.keys() - kept:
             self._remove(name)
         return told
+
+    def _tell(self, raw: Object, there: Mapping[str, Object], asked: dict[object, Capacity], told: dict[str, int]) -> str:
+        """Write one class's object; gives its name, "" if the class can't be honoured."""
+        try:
+            resolved = self._classes.resolve(raw)
+            reached = selector(dict(resolved.segments), self._kubelets.labels() if resolved.segments else ())
+            name = _name(self._provisioner, raw, reached)
+            try:
+                room = self._capacity(resolved, asked)
+                told[resolved.name] = room.available
+                self._write(name, self._body(name, raw, reached, room), there.get(name))
+            except (Unavailable, Denied, KubeError) as error:
+                log.warning("capacity of StorageClass %s: %s", resolved.name, error)
+            return name
+        except ProvisionerError as error:
+            log.info("StorageClass %s has no capacity: %s", raw["metadata"]["name"], error)
+            return ""
 
     def _listed(self) -> list[Object]:
         selector = ",".join(f"{key}={value}" for key, value in self._labels.items())
         return self._api.list_all(CSI_STORAGE_CAPACITIES.path(self._namespace), {"labelSelector": selector}).items
 
-    def _body(self, name: str, raw: Object, room: Capacity) -> Object:
+    def _body(self, name: str, raw: Object, reached: Mapping[str, str], room: Capacity) -> Object:
         metadata = raw["metadata"]
         owner = {"apiVersion": STORAGE_CLASSES.api_version, "kind": STORAGE_CLASSES.kind, "name": metadata["name"]}
         return CSI_STORAGE_CAPACITIES.body(
             {"name": name, "labels": self._labels, "ownerReferences": [{**owner, "uid": metadata["uid"]}]},
             storageClassName=metadata["name"],
-            nodeTopology={},
+            nodeTopology={"matchLabels": dict(reached)} if reached else {},
             capacity=from_bytes(room.available // MIB * MIB),
             maximumVolumeSize=from_bytes(room.largest),
         )
 
-    def _capacity(self, raw: Object, asked: dict[object, Capacity]) -> Capacity:
+    def _capacity(self, resolved: Class, asked: dict[object, Capacity]) -> Capacity:
         """Ask Ceph, once for all classes of one place."""
-        resolved = self._classes.resolve(raw)
         data_pool = resolved.parameters.layout.data_pool
         key = (resolved.place, data_pool, resolved.admin)
         if key not in asked:
@@ -148,9 +165,9 @@ class Poll:
                 log.warning("capacities are not told: %s", error)
 
 
-def _name(provisioner: str, storage_class: Mapping[str, object]) -> str:
-    """Name a class's object: a pure function of who we are and of the class, so that a repeat finds it."""
-    return "csisc-" + _short(f"{provisioner} {objects.uid(storage_class)}")
+def _name(provisioner: str, storage_class: Mapping[str, object], reached: Mapping[str, str]) -> str:
+    """Name a class's object: a pure function of who we are, of the class and of its nodes, so that a repeat finds it."""
+    return "csisc-" + _short(f"{provisioner} {objects.uid(storage_class)} {sorted(reached.items())}")
 
 
 def _short(text: str) -> str:

@@ -21,6 +21,7 @@ from provisioner.claims.handout import Handouts
 from provisioner.claims.nodes import Choice, Kubelets, choose
 from provisioner.claims.outcomes import is_outcome_known
 from provisioner.claims.protection import Protection
+from provisioner.claims.reach import bind_to_nodes, selector
 from provisioner.claims.volume import Maker, note_content
 from provisioner.core.errors import AlreadyExists, InvalidRequest, ProvisionerError
 from provisioner.core.ids import VolumeId, image_name
@@ -120,6 +121,8 @@ class Provisioner:
         body = self._body(held, volume, storage_class, credentials, native=choice.native)
         if original is not None:
             note_content(body, volume, original.size)
+        if storage_class.segments:
+            bind_to_nodes(body, selector(dict(storage_class.segments), self._kubelets.labels()))
         self._maker.save(body)
         self._on_saved(held)
         self._release(held)

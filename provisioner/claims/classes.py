@@ -31,6 +31,8 @@ class Class:
     reclaim_policy: str
     mount_options: tuple[str, ...]
     expandable: bool
+    segments: tuple[tuple[str, str], ...] = ()
+    """From where its cluster can be reached: pairs of domain label and value; none for everywhere."""
 
     def rounded(self, size: SizeRange) -> SizeRange:
         """The size in the units of the class's backend. Raises OutOfRange where rounding goes over the limit."""
@@ -66,13 +68,16 @@ class Classes:
         if parameters.pools:
             why = "the claims front end does not choose among pools; the CSI controller does"
             raise InvalidRequest("parameters.topologyConstrainedPools", parameters.pools[0].pool, why)
+        place = check_place(self._place(parameters))
+        cluster = self._clusters().get(place.cluster)
         return Class(
             name=storage_class["metadata"]["name"],
             parameters=parameters,
-            place=check_place(self._place(parameters)),
+            place=place,
             reclaim_policy=storage_class.get("reclaimPolicy") or "Delete",
             mount_options=tuple(storage_class.get("mountOptions") or ()),
             expandable=bool(storage_class.get("allowVolumeExpansion")),
+            segments=cluster.segments if cluster else (),
         )
 
     def is_cloud(self, cluster: str) -> bool:

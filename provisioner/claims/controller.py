@@ -167,12 +167,12 @@ class Controller:
         self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts, connected)
         self._resizer = Resizer(self._api, self._volumes, self._resolver, self._pvs.store, self._recorder, setting.provisioner)
         self._sweeper = Sweeper(self._api, self._volumes, self._resolver, setting)
-        self._capacity_poll = self._poll()
+        self._capacity_poll = self._poll(kubelets)
 
-    def _poll(self) -> Poll:
-        options = self._options
+    def _poll(self, kubelets: Kubelets) -> Poll:
+        options, driver = self._options, self._csi_driver
         capacities = Capacities(
-            self._api, self._volumes, self._resolver, options.namespace, options.provisioner, self._csi_driver
+            self._api, self._volumes, self._resolver, kubelets, options.namespace, options.provisioner, driver
         )
         interval, on_told = options.capacity_interval, self._metrics.on_capacity
         return Poll(capacities, self._classes.store.items, self._has_taken_up, interval, on_told)

@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from provisioner.core.errors import Unsupported
@@ -25,26 +25,33 @@ class Choice:
 
 
 class Kubelets:
-    """The nodes' kubelet versions, looked at now and then: node objects change every few seconds, versions hardly ever."""
+    """The nodes' kubelet versions and labels, looked at now and then: nodes change every few seconds, these hardly ever."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._clock = api, clock
         self._lock = threading.Lock()
-        self._seen: list[str] = []
+        self._seen: list[Object] = []
         self._seen_at = -_FRESH
 
     def versions(self) -> list[str]:
         """Kubelet versions such as "v1.30.14", one per node."""
+        return [node["version"] for node in self._nodes()]
+
+    def labels(self) -> list[Mapping[str, str]]:
+        """The labels of each node."""
+        return [node["labels"] for node in self._nodes()]
+
+    def _nodes(self) -> list[Object]:
         with self._lock:
             if self._clock() - self._seen_at >= _FRESH:
-                pages = self._api.list_all(NODES.path(), {"resourceVersion": "0"}, limit=0, trim=_version_only)
-                self._seen = [node["version"] for node in pages.items]
+                self._seen = self._api.list_all(NODES.path(), {"resourceVersion": "0"}, limit=0, trim=_trimmed).items
                 self._seen_at = self._clock()
             return self._seen
 
 
-def _version_only(node: Object) -> Object:
-    return {"version": ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")}
+def _trimmed(node: Object) -> Object:
+    version = ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")
+    return {"version": version, "labels": node["metadata"].get("labels") or {}}
 
 
 def choose(pv_type: str, versions: list[str]) -> Choice:

@@ -1,5 +1,6 @@
 """What a class can still give is told in a CSIStorageCapacity object, which belongs to the class. About 12 seconds."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from provisioner.claims.quantity import to_bytes
 from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, STORAGE_CLASSES, Object
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import NAMESPACE, Kubernetes
+from tests.harness.nodes import node_of, nodes, pod_using
 from tests.harness.program import Program
 from tests.harness.waiting import until
 
 GIB = 1 << 30
+ZONE = "topology.kubernetes.io/zone"
 
 
 def capacities(kubernetes: Kubernetes, storage_class: str) -> list[Object]:
@@ -96,6 +99,44 @@ def test_a_class_that_cannot_be_honoured_and_one_of_others_have_none(
     right = kubernetes.make_class(polling.provisioner, {"pool": ceph.pool})
     wait_for_one(kubernetes, right)
     assert capacities(kubernetes, wrong) + capacities(kubernetes, foreign) == []
+
+
+@pytest.fixture(scope="module")
+def eastern(ceph: Ceph, account: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A provisioner whose cluster is reached from zone east only."""
+    directory = tmp_path_factory.mktemp("eastern")
+    config = directory / "config.yaml"
+    cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "segments": {"zone": "east"}}
+    config.write_text(json.dumps({"clusters": {"dev": cluster}}))
+    made = Program(directory, config, account, f"{uuid.uuid4().hex[:8]}.example.com/rbd", "--capacity-interval", "1")
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def zones(kubernetes: Kubernetes) -> Iterator[list[str]]:
+    """A node in each of two zones; the first is in the east."""
+    with nodes(kubernetes, "v1.30.14", "v1.30.14", labels=[{ZONE: "east"}, {ZONE: "west"}]) as names:
+        yield names
+
+
+class TestSegments:
+    def test_the_capacity_is_that_of_the_nodes_that_reach_the_cluster(
+        self, ceph: Ceph, kubernetes: Kubernetes, zones: list[str], eastern: Program
+    ) -> None:
+        storage_class = kubernetes.make_class(eastern.provisioner, {"pool": ceph.pool})
+        assert wait_for_one(kubernetes, storage_class)["nodeTopology"] == {"matchLabels": {ZONE: "east"}}
+
+    def test_a_pod_runs_where_its_volume_can_be_reached(
+        self, ceph: Ceph, kubernetes: Kubernetes, zones: list[str], eastern: Program
+    ) -> None:
+        claim = kubernetes.make_claim(kubernetes.make_class(eastern.provisioner, {"pool": ceph.pool}))
+        kubernetes.wait_bound(claim)
+        with pod_using(kubernetes, claim) as pod:
+            chosen = until(lambda: node_of(kubernetes, pod), 30, "the pod has a node", lambda: str(kubernetes.told(pod)))
+            assert chosen == zones[0]
 
 
 def test_the_object_goes_with_its_class_also_while_nobody_runs(ceph: Ceph, kubernetes: Kubernetes, polling: Program) -> None:

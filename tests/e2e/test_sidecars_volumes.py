@@ -8,7 +8,7 @@ import pytest
 from provisioner.claims.quantity import to_bytes
 from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, Object
 from tests.harness.kubernetes import NAMESPACE
-from tests.harness.nodes import pod_using
+from tests.harness.nodes import attachment, attachments, pod_using
 from tests.harness.sidecars import CsiCluster
 from tests.harness.waiting import until
 
@@ -95,6 +95,48 @@ class TestVolumeAttributesClass:
         csi.kubernetes.patch_claim(claim, {"spec": {"volumeAttributesClassName": wrong}})
         csi.kubernetes.wait_event(claim, "VolumeModifyFailed", "maxIpos")
         assert csi.ceph.image_metadata(image, csi.pool)["conf_rbd_qos_iops_limit"] == "100"
+
+
+class TestAttachments:
+    @pytest.fixture
+    def volume(self, csi: CsiCluster) -> Object:
+        """A bound PersistentVolume that one node may write."""
+        return csi.kubernetes.wait_bound(csi.kubernetes.make_claim(csi.make_class()))
+
+    def test_a_volume_is_published_to_the_node_of_its_pod_and_unpublished_after_it(self, csi: CsiCluster) -> None:
+        claim = csi.kubernetes.make_claim(csi.make_class())
+        volume = csi.kubernetes.wait_bound(claim)
+        with pod_using(csi.kubernetes, claim, csi.nodes[0]):
+            attached = until(
+                lambda: attached_to(csi, volume), 30, "it is attached", lambda: str(attachments(csi.kubernetes, volume))
+            )
+            assert attached == [csi.nodes[0]]
+            assert published_to(csi, volume) == [csi.nodes[0]]
+        until(lambda: not attachments(csi.kubernetes, volume), 60, "it is detached")
+        assert published_to(csi, volume) == []
+
+    def test_a_second_node_is_refused_a_volume_of_one_writer_and_told_who_has_it(self, csi: CsiCluster, volume: Object) -> None:
+        first, second = csi.nodes
+        with attachment(csi.kubernetes, csi.driver, volume, first):
+            until(lambda: attached_to(csi, volume) == [first], 30, "the first node has it")
+            with attachment(csi.kubernetes, csi.driver, volume, second) as path:
+                told = until(
+                    lambda: (csi.kubernetes.api.get(path).get("status") or {}).get("attachError"), 30, "the second is refused"
+                )
+                assert first in told["message"]
+                assert published_to(csi, volume) == [first]
+
+
+def attached_to(csi: CsiCluster, volume: Object) -> list[str]:
+    """Nodes that Kubernetes says have the volume."""
+    listed = attachments(csi.kubernetes, volume)
+    return [each["spec"]["nodeName"] for each in listed if (each.get("status") or {}).get("attached")]
+
+
+def published_to(csi: CsiCluster, volume: Object) -> list[str]:
+    """Nodes that our controller says have it."""
+    entries = {entry.volume.volume_id: entry.status for entry in csi.list_volumes()}
+    return list(entries[volume["spec"]["csi"]["volumeHandle"]].published_node_ids)
 
 
 def test_the_controller_lists_the_volumes_of_its_pool(csi: CsiCluster) -> None:

@@ -1,7 +1,7 @@
 """Nodes without machines, and pods that never run: what the scheduler and the choice of a PersistentVolume's kind look at."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from provisioner.kube.errors import NotFound
@@ -16,12 +16,14 @@ _ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
 
 
 @contextmanager
-def nodes(kubernetes: Kubernetes, *kubelets: str) -> Iterator[list[str]]:
-    """Register a Ready node per kubelet version, for the block; gives their names."""
+def nodes(kubernetes: Kubernetes, *kubelets: str, labels: Sequence[Mapping[str, str]] = ()) -> Iterator[list[str]]:
+    """Register a Ready node per kubelet version, for the block; gives their names. `labels` are of the first nodes."""
     names = [f"node-{uuid.uuid4().hex[:8]}" for _ in kubelets]
     try:
         for name, version in zip(names, kubelets, strict=True):
             _register(kubernetes, name, version)
+        for name, given in zip(names, labels, strict=False):
+            kubernetes.api.patch(NODES.path(name=name), {"metadata": {"labels": dict(given)}})
         yield names
     finally:
         for name in names:
@@ -60,6 +62,13 @@ def register_csi(kubernetes: Kubernetes, driver: str) -> str:
     kubernetes.api.patch(NODES.path(name=name), {"metadata": {"annotations": managed}})
     drivers = [{"name": driver, "nodeID": name, "topologyKeys": []}]
     kubernetes.api.create(CSI_NODES.path(), CSI_NODES.body({"name": name}, spec={"drivers": drivers}))
+    return name
+
+
+def node_of(kubernetes: Kubernetes, pod: Object) -> str:
+    """The node that the pod was put on, "" while it waits."""
+    path = _PODS.path(pod["metadata"]["namespace"], pod["metadata"]["name"])
+    name: str = kubernetes.api.get(path)["spec"].get("nodeName", "")
     return name
 
 

@@ -4,12 +4,18 @@ import json
 import os
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 
 from csi.pb import csi_pb2, csi_pb2_grpc
 from hack.sidecars.build import sidecars
+from provisioner.ceph.attachments import CephAttachments
+from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.places import Places
+from provisioner.config import parse
+from provisioner.core.attachments import Attachments, Node
 from provisioner.kube.resources import Resource
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import ROOT, Kubernetes
@@ -118,12 +124,21 @@ class CsiCluster:
         self.controller.start()
         self.sidecars.start()
         self.nodes = [register_csi(self.kubernetes, self.driver) for _ in range(2)]
+        self._enrol(self.nodes)
         return self
 
     def stop(self) -> None:
         self.sidecars.stop()
         self.controller.stop()
         self.ceph.drop_pool(self.pool)
+
+    def _enrol(self, nodes: Sequence[str]) -> None:
+        """Do what the node services would do at their start: tell Ceph that there are such nodes."""
+        clusters = Clusters(lambda: parse(self.config))
+        attachments = Attachments(CephAttachments(Places(clusters)))
+        for node in nodes:
+            attachments.enrol_node("dev", Node(node))
+        clusters.close()
 
     def make_class(self, **fields: object) -> str:
         """A StorageClass of the driver over its pool."""
