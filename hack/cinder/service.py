@@ -160,7 +160,7 @@ class Service:
     def _spawn(self, part: str, environment: Environment) -> None:
         if part == CINDER:
             (self.home / "ready").unlink(missing_ok=True)
-        paths = f"PATH={self.home}/bin:{environment.home}/bin:{os.environ['PATH']}"
+        paths = f"PATH={self.home}/bin:{HERE}/inside:{environment.home}/bin:{os.environ['PATH']}"
         env = ["env", paths, f"TGT_IPC_SOCKET={self.home}/tgtd.sock", "PYTHONWARNINGS=ignore", f"PYTHONPATH={HERE}/inside"]
         settings, python = self.settings, str(environment.python)
         commands = {

@@ -6,6 +6,7 @@ on its session: a volume costs some ten of them, and the SDK's resource objects 
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import keystoneauth1.adapter
@@ -18,6 +19,7 @@ import requests
 import provisioner
 from provisioner.cinder.cloud import CloudConfig
 from provisioner.cinder.errors import answered, unanswered
+from provisioner.cinder.waiting import UnderWay
 from provisioner.core.errors import InvalidRequest
 
 _CONNECTIONS = 64
@@ -34,6 +36,11 @@ class Api:
         """Nothing is asked yet. Raises InvalidRequest for a cloud that isn't configured."""
         self.config = config
         self._adapter = _adapter(config)
+        self._under_way = {status: UnderWay(partial(self._uuids, status)) for status in ("creating", "deleting")}
+
+    def is_under_way(self, uuid: str, status: str, since: float) -> bool:
+        """Tell whether the volume was `creating` or `deleting` at some moment after `since` (monotonic)."""
+        return self._under_way[status].has(uuid, since)
 
     def get(self, path: str, doing: str, **query: Any) -> Any:
         """Read. Raises the core's errors."""
@@ -50,6 +57,10 @@ class Api:
     def delete(self, path: str, doing: str) -> None:
         """Have it removed."""
         self._call("DELETE", path, doing)
+
+    def _uuids(self, status: str) -> frozenset[str]:
+        listed = self.get("/volumes", f"listing volumes that are {status}", status=status)["volumes"]
+        return frozenset(str(volume["id"]) for volume in listed)
 
     def _call(self, method: str, path: str, doing: str, **options: Any) -> Any:
         try:

@@ -17,30 +17,21 @@ from provisioner.core.errors import Conflict, InUse, NotFound, ProvisionerError
 
 log = logging.getLogger(__name__)
 
-_MOUNTPOINT = "/kubernetes"
-"""Cinder wants one; nodes mount where they please."""
 
-
-def connect(api: Api, record: Record) -> Connection:
+def connect(api: Api, uuid: str) -> Connection:
     """Bring the volume to `in-use`, from whatever step it is at, and give the connection; the same again each time.
 
     A step that Cinder refuses has those before it undone. One that was not answered has not: it may have been done.
     """
-    uuid, config = str(record["id"]), api.config
-    if foreign := records.others(record, config.host):
-        raise InUse(f"Cinder volume {uuid}", foreign)
-    if records.attachment(record, config.host):
+    if not _reserve(api, uuid):
         return _initialized(api, uuid)
-    if record["status"] not in ("available", "attaching"):
-        raise Conflict(f"Cinder volume {uuid}", f"it is {record['status']}")
+    config = api.config
     undo: list[Callable[[], None]] = []
     try:
-        if record["status"] == "available":
-            api.act(uuid, "os-reserve", f"reserving volume {uuid}")
         undo.append(lambda: _unreserve(api, uuid))
         connection = _initialized(api, uuid)
         undo.append(lambda: _terminate(api, uuid))
-        host = {"mountpoint": _MOUNTPOINT, "host_name": config.host, "mode": "rw"}
+        host = {"mountpoint": records.mountpoint(config.host), "host_name": config.host, "mode": "rw"}
         api.act(uuid, "os-attach", f"attaching volume {uuid}", host)
     except Unanswered:
         raise
@@ -53,16 +44,35 @@ def connect(api: Api, record: Record) -> Connection:
 
 
 def disconnect(api: Api, record: Record) -> None:
-    """Bring the volume back to `available`, from whatever step it is at; what is gone by now is fine. Raises InUse."""
+    """Bring the volume back to `available`, from whatever step it is at; what is gone by now is fine. Raises InUse.
+
+    A volume without an attachment may have lost it to a call whose successors failed: so its connection is ended all the same.
+    A backend that finds this strange has then never made one.
+    """
     uuid, host = str(record["id"]), api.config.host
     if foreign := records.others(record, host):
         raise InUse(f"Cinder volume {uuid}", foreign)
     attachment = records.attachment(record, host)
     if attachment:
         _survived(lambda: api.act(uuid, "os-detach", f"detaching volume {uuid}", {"attachment_id": attachment}))
-    if attachment or record["status"] == "attaching":
         _terminate(api, uuid)
-        _unreserve(api, uuid)
+    else:
+        _quietly(lambda: _terminate(api, uuid))
+    _unreserve(api, uuid)
+
+
+def _reserve(api: Api, uuid: str) -> bool:
+    """Reserve the volume, unless that was done before; False if it is attached by us already."""
+    try:
+        api.act(uuid, "os-reserve", f"reserving volume {uuid}")
+    except Conflict:  # most volumes are new, and `available`: only others are worth a look
+        record = api.get(f"/volumes/{uuid}", f"looking at volume {uuid}")["volume"]
+        if foreign := records.others(record, api.config.host):
+            raise InUse(f"Cinder volume {uuid}", foreign) from None
+        if not records.attachment(record, api.config.host) and record["status"] != "attaching":
+            raise
+        return bool(record["status"] == "attaching")
+    return True
 
 
 def _initialized(api: Api, uuid: str) -> Connection:
@@ -91,5 +101,7 @@ def _survived(step: Callable[[], object]) -> None:
 def _quietly(step: Callable[[], None]) -> None:
     try:
         step()
+    except Unanswered:
+        raise
     except ProvisionerError as error:
         log.warning("undoing: %s", error)

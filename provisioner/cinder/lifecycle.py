@@ -1,5 +1,6 @@
 """A Cinder volume from its making to its end: each step may be the last before a crash, and is safe to repeat."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,15 @@ from provisioner.core.errors import Conflict, HasDependants, InUse, InvalidReque
 from provisioner.core.model import Blueprint
 
 
-def make(api: Api, plan: Blueprint) -> None:
-    """Have a volume made under the plan's name, and wait for it. What failed is gone again, unless nobody answered."""
+def make(api: Api, plan: Blueprint) -> list[Record]:
+    """Have a volume made under the plan's name, and wait for it. What failed is gone again, unless nobody answered.
+
+    Gives all volumes of the name, as `records.named` does.
+    """
     doing = f"making volume {plan.id}"
     try:
-        api.post("/volumes", doing, {"volume": _wanted(plan)})
-        settle(api, plan.id.image)
+        made = api.post("/volumes", doing, {"volume": _wanted(plan)})["volume"]
+        return settle(api, plan.id.image, made["id"])
     except Unanswered:
         raise
     except NotFound as error:
@@ -29,18 +33,25 @@ def make(api: Api, plan: Blueprint) -> None:
         raise
 
 
-def settle(api: Api, name: str) -> None:
-    """Wait until the volume of the name is no longer being made. Raises Failed, with Cinder's reason, if it could not be."""
+def settle(api: Api, name: str, uuid: str) -> list[Record]:
+    """Wait until the volume of the name is no longer being made, and give all that bear the name.
 
-    def settled() -> Record | None:
+    Raises Failed, with Cinder's reason, if it could not be made.
+    """
+    started = time.monotonic()
+
+    def settled() -> list[Record] | None:
+        if api.is_under_way(uuid, "creating", started):
+            return None
         found = records.named(api, name)
         if not found:
             raise Failed(f"volume {name} went while Cinder was making it")
-        return None if found[0]["status"] in records.UNDER_WAY else found[0]
+        return None if found[0]["status"] in records.UNDER_WAY else found
 
-    record = until(settled, api.config.patience, f"Cinder is making volume {name}")
-    if records.is_wreck(record):
-        raise Failed(f"Cinder could not make volume {name}: {_reason(api, record['id'])}")
+    found = until(settled, api.config.patience, f"Cinder is making volume {name}")
+    if records.is_wreck(found[0]):
+        raise Failed(f"Cinder could not make volume {name}: {_reason(api, found[0]['id'])}")
+    return found
 
 
 def extend(api: Api, uuid: str, size: int) -> None:
@@ -65,10 +76,17 @@ def remove(api: Api, uuid: str) -> None:
     record = look(api, uuid)
     if record is None:
         return
-    connecting.disconnect(api, record)
-    if record["status"] != "deleting":
+    if record["status"] not in records.DYING:
+        connecting.disconnect(api, record)
+    remove_unconnected(api, uuid, record["status"])
+
+
+def remove_unconnected(api: Api, uuid: str, status: str = "") -> None:
+    """Take a volume away that is surely not connected, and wait until it is gone."""
+    if status != "deleting":
         _delete(api, uuid)
-    until(lambda: _gone(api, uuid), api.config.patience, f"Cinder is deleting volume {uuid}")
+    started = time.monotonic()
+    until(lambda: _gone(api, uuid, started), api.config.patience, f"Cinder is deleting volume {uuid}")
 
 
 def look(api: Api, uuid: str) -> Record | None:
@@ -102,7 +120,7 @@ def _undo(api: Api, name: str) -> None:
     """Remove every volume of the name that a failed create left; one that can't be is left to the retry or the sweep."""
     try:
         for record in records.named(api, name):
-            remove(api, record["id"])
+            remove_unconnected(api, record["id"], record["status"])
     except ProvisionerError as error:
         connecting.log.warning("undoing the making of volume %s: %s", name, error)
 
@@ -118,8 +136,10 @@ def _delete(api: Api, uuid: str) -> None:
         raise
 
 
-def _gone(api: Api, uuid: str) -> bool | None:
+def _gone(api: Api, uuid: str, started: float) -> bool | None:
     """True when the volume is gone, None while that goes on; a backend that refuses has it back as it was."""
+    if api.is_under_way(uuid, "deleting", started):
+        return None
     record = look(api, uuid)
     if record is None:
         return True

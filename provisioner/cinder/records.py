@@ -65,15 +65,27 @@ def is_wreck(record: Record) -> bool:
     return record["status"] in DYING or (record["status"] == "error" and not record["attachments"])
 
 
+def mountpoint(host: str) -> str:
+    """What we tell Cinder as one. Nodes mount where they please, but it is how everybody sees whose an attachment is.
+
+    An attachment's host is shown to administrators only.
+    """
+    return f"/{host}"
+
+
 def attachment(record: Record, host: str) -> str:
     """The id of the attachment that we made, "" if there is none."""
-    return next((str(each["attachment_id"]) for each in record["attachments"] if each.get("host_name") == host), "")
+    return next((str(each["attachment_id"]) for each in record["attachments"] if _is_ours(each, host)), "")
 
 
 def others(record: Record, host: str) -> list[str]:
     """Who else has the volume attached."""
-    foreign = [each for each in record["attachments"] if each.get("host_name") != host]
+    foreign = [each for each in record["attachments"] if not _is_ours(each, host)]
     return [str(each.get("server_id") or each.get("host_name") or each["attachment_id"]) for each in foreign]
+
+
+def _is_ours(attached: Mapping[str, Any], host: str) -> bool:
+    return not attached.get("server_id") and attached.get("device") == mountpoint(host)
 
 
 def _listed(api: Api, doing: str, wanted: Mapping[str, str], **query: Any) -> list[Record]:

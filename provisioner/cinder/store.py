@@ -7,7 +7,7 @@ from provisioner.cinder.api import Api, Clouds
 from provisioner.cinder.errors import Unanswered
 from provisioner.cinder.records import GIB, Record
 from provisioner.core.connections import Connection
-from provisioner.core.errors import AlreadyExists, Denied, NotFound, ProvisionerError, Unsupported
+from provisioner.core.errors import AlreadyExists, Denied, InUse, NotFound, ProvisionerError, Unsupported
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Blueprint, Capacity, Credentials, Found, Grant, Page, Stranger, Volume, Wreck
 from provisioner.core.qos import Qos
@@ -21,16 +21,7 @@ class CinderStore:
 
     def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
         """Tell what the name holds; of several volumes, first those that must go."""
-        api = self._at(volume.place)
-        found = records.named(api, volume.image)
-        if not found:
-            return None
-        first, *surplus = found
-        for record in surplus:
-            return Wreck(volume, record["id"], dying=True)
-        if records.is_wreck(first) or first["status"] in records.UNDER_WAY:
-            return Wreck(volume, first["id"], dying=records.is_wreck(first))
-        return records.volume(volume.place.cluster, first)
+        return _found(volume, records.named(self._at(volume.place), volume.image))
 
     def glance(self, volume: VolumeId, credentials: Credentials | None) -> Volume | None:
         """The volume, if the name leads to exactly one."""
@@ -42,8 +33,8 @@ class CinderStore:
         api = self._at(plan.id.place)
         if records.named(api, plan.id.image):
             return None
-        lifecycle.make(api, plan)
-        return self.glance(plan.id, credentials)
+        found = _found(plan.id, lifecycle.make(api, plan))
+        return found if isinstance(found, Volume) else None
 
     def clone(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Not done yet."""
@@ -63,7 +54,7 @@ class CinderStore:
         if wreck.dying:
             lifecycle.remove(api, wreck.image_id)
         else:
-            lifecycle.settle(api, wreck.id.image)
+            lifecycle.settle(api, wreck.id.image, wreck.image_id)
 
     def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
         """Grow the volume to `size` bytes, rounded up to GiB."""
@@ -85,13 +76,12 @@ class CinderStore:
     def connect(self, volume: Volume) -> Connection:
         """Export the volume; a refusal undoes what was done, and takes away the volume that nobody was ever told of."""
         api = self._at(volume.id.place)
-        record = self._record(api, volume)
         try:
-            return connecting.connect(api, record)
-        except Unanswered:
+            return connecting.connect(api, volume.image_id)
+        except (Unanswered, InUse, NotFound):
             raise
         except ProvisionerError:
-            if not record["attachments"]:
+            if not volume.published:
                 self._abandon(api, volume)
             raise
 
@@ -143,15 +133,9 @@ class CinderStore:
     def _at(self, place: Place) -> Api:
         return self._clouds.api(place.cluster)
 
-    def _record(self, api: Api, volume: Volume) -> Record:
-        record = lifecycle.look(api, volume.image_id)
-        if record is None:
-            raise NotFound(f"volume {volume.id}")
-        return record
-
     def _abandon(self, api: Api, volume: Volume) -> None:
         try:
-            lifecycle.remove(api, volume.image_id)
+            lifecycle.remove_unconnected(api, volume.image_id)
         except ProvisionerError as error:
             connecting.log.warning("undoing the making of %s: %s", volume.id, error)
 
@@ -162,6 +146,18 @@ class CinderStore:
         except Denied:
             return
         yield sum(_number(pool["capabilities"].get("free_capacity_gb")) for pool in pools)
+
+
+def _found(volume: VolumeId, listed: list[Record]) -> Found:
+    """What the volumes of one name come to."""
+    if not listed:
+        return None
+    first, *surplus = listed
+    if surplus:
+        return Wreck(volume, surplus[0]["id"], dying=True)
+    if records.is_wreck(first) or first["status"] in records.UNDER_WAY:
+        return Wreck(volume, first["id"], dying=records.is_wreck(first))
+    return records.volume(volume.place.cluster, first)
 
 
 def _number(said: object) -> float:
