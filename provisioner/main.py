@@ -13,6 +13,7 @@ import click
 import provisioner
 from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.content import CephContent
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.keys import Keys
@@ -208,6 +209,7 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
 @click.option("--volume-classes", required=True, type=click.Path(path_type=Path), help="The classes to offer, a YAML list.")
 @click.option("--pool", required=True, help="Where the volumes lie: POOL or POOL/NAMESPACE.")
 @click.option("--cluster", default="", help="A cluster of the config file; the only one if left out.")
+@click.option("--registries", type=click.Path(path_type=Path), help="Registries of OS images that are not public HTTPS.")
 @click.option("--limits-burst-factor", default=10, show_default=True, type=click.IntRange(1), help="Bursts, in limits; 1: none.")
 @click.option("--limits-burst-duration", default=15, show_default=True, type=click.IntRange(1), help="Seconds of a burst.")
 @click.option("--listen", default="127.0.0.1:9873", show_default=True, help="Where /metrics, /healthz and /readyz are.")
@@ -218,17 +220,20 @@ def iri_volumes(
     volume_classes: Path,
     pool: str,
     cluster: str,
+    registries: Path | None,
     limits_burst_factor: int,
     limits_burst_duration: int,
     listen: str,
 ) -> None:
     """Serve IronCore's VolumeRuntime: volumes for volumepoollet."""
     # imported here: gRPC's 15 MB are for those who serve it
+    from provisioner.iri.base_images import BaseImages, Parts
     from provisioner.iri.classes import ClassFile, read_volume_classes
     from provisioner.iri.classes import Limits as ClassLimits
     from provisioner.iri.serve import EVENTS, serve_volumes
-    from provisioner.iri.serve import Backend as VolumeBackend
+    from provisioner.iri.volumes import Backend as VolumeBackend
     from provisioner.iri.volumes import Shelf
+    from provisioner.oci import Registries
     from provisioner.rpc.server import Listen
 
     stop = _stop_on_signals()
@@ -244,7 +249,9 @@ def iri_volumes(
     shelf = Shelf(place, ClassFile(volume_classes, read_volume_classes), bursts)
     status = StatusServer(listen, metrics, list, list)
     _attend(volumes, place)
-    backend = VolumeBackend(volumes, snapshots, EventLog(places, place, EVENTS))
+    content = CephContent(places)
+    images = BaseImages(Parts(volumes, snapshots, Registries(registries), content), place)
+    backend = VolumeBackend(volumes, snapshots, images, content, EventLog(places, place, EVENTS))
     server = serve_volumes(backend, shelf, Listen(address), metrics.on_rpc)
     status.start()
     housekeeping.start()
@@ -252,6 +259,7 @@ def iri_volumes(
     try:
         stop.wait()
     finally:
+        images.stop()
         server.drain()
         housekeeping.stop()
         status.close()

@@ -1,9 +1,11 @@
 """IronCore's words for volumes into the core's values, and back."""
 
+import datetime
 import hashlib
 import uuid
 from collections.abc import Mapping
 
+from provisioner.core.content import LUKS_HEADER
 from provisioner.core.errors import AlreadyExists, InvalidRequest, NotFound, OutOfRange
 from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import CreateRequest, Grant, SizeRange, Volume
@@ -16,22 +18,61 @@ UID = "volumepoollet.ironcore.dev/volume-uid"
 _ASKED = "iri.storage"
 """Label: bytes that were asked for, where the image was rounded up from them."""
 _SIZE = "volume.spec.resources.storage_bytes"
+_IMAGE, _ARCHITECTURE, _SNAPSHOT, ENCRYPTED = "iri.image", "iri.architecture", "iri.snapshot", "iri.encrypted"
+_IDENTITY = (metadata.CLASS, _IMAGE, _ARCHITECTURE, _SNAPSHOT, ENCRYPTED)
+"""Labels that two requests for one volume have to agree in."""
+KEY = "encryptionKey"
+_SECRET = f"volume.spec.encryption.secret_data[{KEY}]"
+_SHORTEST_KEY, _LONGEST_KEY = 8, 512
+"""Bytes of a passphrase: what is shorter is none, what is longer LUKS does not take."""
 
 
 def create_request(asked: pb.Volume, chosen: VolumeClass, limits: Limits, place: Place) -> CreateRequest:
     """Read what is to be made. Raises InvalidRequest and OutOfRange with the field at fault."""
     if asked.metadata.id:
         raise InvalidRequest("volume.metadata.id", asked.metadata.id, "must be empty: the runtime gives it")
-    if asked.spec.HasField("volume_data_source"):
-        raise InvalidRequest("volume.spec.volume_data_source", "...", "volumes are made empty only")
-    if asked.spec.HasField("encryption"):
-        raise InvalidRequest("volume.spec.encryption", "...", "volumes are not encrypted yet")
     size = size_range(_SIZE, asked.spec.resources.storage_bytes)
     kept = metadata.kept_labels("volume.metadata", asked.metadata, chosen.name)
+    kept |= _source_labels(asked.spec)
     if size.choose() != size.required:
         kept[_ASKED] = str(size.required)
     qos = limits.of(chosen.capabilities)
     return CreateRequest(_name(asked.metadata.labels), place, size, chosen.layout, kept, qos=qos)
+
+
+def refuse_smaller(size: SizeRange, least: int, source: str) -> None:
+    """Raise OutOfRange for a volume that its content does not fit into."""
+    if size.choose() < least:
+        raise OutOfRange(_SIZE, size.required, f"{source} has {least} bytes")
+
+
+def passphrase(asked: pb.Volume) -> bytes | None:
+    """The key of a volume that is to be encrypted. Raises InvalidRequest, never with the key in it, and OutOfRange."""
+    if not asked.spec.HasField("encryption"):
+        return None
+    if asked.spec.resources.storage_bytes <= LUKS_HEADER:
+        why = f"an encrypted volume needs more than {LUKS_HEADER} bytes, which its header takes"
+        raise OutOfRange(_SIZE, asked.spec.resources.storage_bytes, why)
+    key = asked.spec.encryption.secret_data.get(KEY, b"")
+    if not _SHORTEST_KEY <= len(key) <= _LONGEST_KEY:
+        raise InvalidRequest(_SECRET, f"{len(key)} bytes", f"must have {_SHORTEST_KEY} to {_LONGEST_KEY} bytes")
+    return key
+
+
+def _source_labels(spec: pb.VolumeSpec) -> dict[str, str]:
+    source, encrypted = spec.volume_data_source, spec.HasField("encryption")
+    image, snapshot = source.image_data_source.image, source.snapshot_data_source.snapshot_id
+    if source.HasField("image_data_source") and source.HasField("snapshot_data_source"):
+        raise InvalidRequest("volume.spec.volume_data_source", f"{image}, {snapshot}", "has two sources: one is enough")
+    for kind, given in (("image_data_source", image), ("snapshot_data_source", snapshot)):
+        if source.HasField(kind) and not given:  # type: ignore[arg-type]
+            raise InvalidRequest(f"volume.spec.volume_data_source.{kind}", "", "must name one")
+    if encrypted and snapshot:
+        raise InvalidRequest("volume.spec.encryption", KEY, "a restored volume keeps the key of the snapshot's volume")
+    if encrypted and image:
+        raise InvalidRequest("volume.spec.encryption", KEY, "a clone of an OS image can't be encrypted")
+    told = {_IMAGE: image, _ARCHITECTURE: source.image_data_source.architecture, _SNAPSHOT: snapshot}
+    return {key: value for key, value in told.items() if value} | ({ENCRYPTED: "luks2"} if encrypted else {})
 
 
 def size_range(field: str, storage_bytes: int) -> SizeRange:
@@ -66,24 +107,49 @@ def is_ours(volume: Volume) -> bool:
 
 
 def refuse_another(found: Volume, request: CreateRequest) -> None:
-    """Raise AlreadyExists if the name holds a volume of another door, or of another class."""
-    has, wants = found.labels.get(metadata.CLASS), request.labels[metadata.CLASS]
-    if has is None:
+    """Raise AlreadyExists if the name holds a volume of another door, or one that was asked for in other words."""
+    if not is_ours(found):
         raise AlreadyExists(f"volume {found.id}", ["it was not made through the runtime interface"])
-    if has != wants:
-        raise AlreadyExists(f"volume {found.id}", [f"its class is {has!r}, asked for {wants!r}"])
+    has, wants = found.labels, request.labels
+    differs = [
+        f"{key.removeprefix('iri.')} is {has.get(key, '')!r}, asked for {wants.get(key, '')!r}"
+        for key in _IDENTITY
+        if has.get(key) != wants.get(key)
+    ]
+    if differs:
+        raise AlreadyExists(f"volume {found.id}", differs)
 
 
 def volume(found: Volume, grant: Grant | None, *, available: bool) -> pb.Volume:
     """Tell of a volume; without a grant nothing is said of the way to it."""
-    told = pb.Volume(metadata=metadata.object_metadata(found.id.image, found.labels, found.created))
-    told.spec.MergeFrom(pb.VolumeSpec(**{"class": found.labels.get(metadata.CLASS, "")}))  # type: ignore[arg-type]
+    about = metadata.object_metadata(found.id.image, found.labels, found.created)
+    told = pb.Volume(metadata=about, spec=_spec(found.labels))
     told.spec.resources.storage_bytes = _asked_size(found)
     told.status.resources.storage_bytes = found.size
     told.status.state = pb.VOLUME_AVAILABLE if available else pb.VOLUME_PENDING
     if grant is not None:
         told.status.access.CopyFrom(access(found, grant))
     return told
+
+
+def waiting(request: CreateRequest, volume: VolumeId) -> pb.Volume:
+    """Tell of a volume that there isn't yet."""
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    told = pb.Volume(metadata=metadata.object_metadata(volume.image, request.labels, created), spec=_spec(request.labels))
+    told.spec.resources.storage_bytes = request.size.required
+    told.status.state = pb.VOLUME_PENDING
+    return told
+
+
+def _spec(kept: Mapping[str, str]) -> pb.VolumeSpec:
+    spec = pb.VolumeSpec(**{"class": kept.get(metadata.CLASS, "")})  # type: ignore[arg-type]
+    source = spec.volume_data_source
+    if image := kept.get(_IMAGE):
+        source.image_data_source.image = image
+        source.image_data_source.architecture = kept.get(_ARCHITECTURE, "")
+    if snapshot := kept.get(_SNAPSHOT):
+        source.snapshot_data_source.snapshot_id = snapshot
+    return spec
 
 
 def access(found: Volume, grant: Grant) -> pb.VolumeAccess:

@@ -1,19 +1,15 @@
 """The IronCore front end put together: a runtime over the core, behind a socket."""
 
-from dataclasses import dataclass
-
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
 from provisioner.core.buckets import BucketStore
-from provisioner.core.snapshots import Snapshots
-from provisioner.core.volumes import Volumes
 from provisioner.iri.buckets import BucketRuntime
 from provisioner.iri.classes import BucketClass, ClassFile
-from provisioner.iri.events import EventLog, Events, MemoryLog
+from provisioner.iri.events import Events, MemoryLog
 from provisioner.iri.pb.bucket.v1alpha1 import api_pb2_grpc as bucket_grpc
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2_grpc as volume_grpc
-from provisioner.iri.volumes import Shelf, VolumeRuntime
+from provisioner.iri.volumes import Backend, Shelf, VolumeRuntime
 from provisioner.rpc.boundary import OnCall, Policy
 from provisioner.rpc.redact import Redactor
 from provisioner.rpc.server import Listen, Server
@@ -23,20 +19,11 @@ EVENTS = "ceph-provisioner.events"
 LIGHT = frozenset(("/volume.v1alpha1.VolumeRuntime/Version", "/bucket.v1alpha1.BucketRuntime/Version"))
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """What a volume runtime stands on."""
-
-    volumes: Volumes
-    snapshots: Snapshots
-    events: EventLog
-
-
 def serve_volumes(backend: Backend, shelf: Shelf, listen: Listen, on_call: OnCall) -> Server:
     """Start a volume runtime; the caller drains it. Raises InvalidRequest if the socket can't be had."""
 
     def register(server: grpc.Server) -> list[str]:
-        runtime = VolumeRuntime(backend.volumes, backend.snapshots, shelf, Events(backend.events))
+        runtime = VolumeRuntime(backend, shelf)
         volume_grpc.add_VolumeRuntimeServicer_to_server(runtime, server)
         return ["volume.v1alpha1.VolumeRuntime"]
 

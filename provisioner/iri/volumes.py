@@ -5,24 +5,29 @@ none, and stops working altogether if there are two: so the uid is the image's n
 a list either tells everything or fails.
 """
 
+import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import provisioner
-from provisioner.core.errors import InvalidRequest, NotFound, OutOfRange, ProvisionerError
+from provisioner.core.content import ContentStore
+from provisioner.core.errors import Conflict, InvalidRequest, NotFound, OutOfRange, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
-from provisioner.core.model import SnapshotRequest, Volume
+from provisioner.core.model import CreateRequest, SnapshotRequest, Volume
+from provisioner.core.single_flight import SingleFlight
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from provisioner.iri import convert, metadata, snapshots
 from provisioner.iri.access import Access
+from provisioner.iri.base_images import BaseImages
 from provisioner.iri.classes import ClassFile, Limits, VolumeClass
-from provisioner.iri.events import Events
+from provisioner.iri.events import EventLog, Events
 from provisioner.iri.pb.meta.v1alpha1.api_pb2 import ObjectMetadata
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2_grpc
+from provisioner.iri.waiting import Maker, Waiting
 from provisioner.rpc.boundary import Context
 
 # the methods are named by the wire contract
@@ -47,13 +52,27 @@ class Shelf:
     limits: Limits
 
 
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a volume runtime stands on."""
+
+    volumes: Volumes
+    snapshots: Snapshots
+    images: BaseImages
+    content: ContentStore
+    events: EventLog
+
+
 class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
     """Volumes over the runtime interface. Errors of the core leave the methods as they are: the boundary has the table."""
 
-    def __init__(self, volumes: Volumes, taken: Snapshots, shelf: Shelf, events: Events) -> None:
-        self._volumes, self._shelf, self._place, self._classes = volumes, shelf, shelf.place, shelf.classes
-        self._access, self._events = Access(volumes, shelf.classes), events
-        self._shots = snapshots.Shots(taken, shelf.place)
+    def __init__(self, backend: Backend, shelf: Shelf) -> None:
+        self._volumes, self._content, self._images = backend.volumes, backend.content, backend.images
+        self._shelf, self._place, self._classes = shelf, shelf.place, shelf.classes
+        self._access, self._events = Access(backend.volumes, shelf.classes), Events(backend.events)
+        self._shots = snapshots.Shots(backend.snapshots, shelf.place)
+        self._waiting = Waiting(backend.images, Maker(self._made, self._delete), self._events)
+        self._flights, self._making = SingleFlight(), SingleFlight()
 
     def Version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
         """Name and version."""
@@ -80,12 +99,7 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
         with self._events.failures("CreateVolume", asked.metadata, "VolumeCreationFailed"):
             chosen = self._classes.choose("volume.spec.class", getattr(asked.spec, "class"))
             wanted = convert.create_request(asked, chosen, self._shelf.limits, self._place)
-            made = self._volumes.create(wanted)
-            convert.refuse_another(made, wanted)
-            answer = self._handed_out(made)
-        if not made.published:
-            message = f"image {made.id} of {made.size} bytes"
-            self._events.normal("CreateVolume", answer.metadata, "VolumeCreated", message)
+            answer = self._flights.run("create", wanted.name, _identity(asked), lambda: self._create(asked, wanted))
         return pb.CreateVolumeResponse(volume=answer)
 
     def ExpandVolume(self, request: pb.ExpandVolumeRequest, context: Context) -> pb.ExpandVolumeResponse:
@@ -105,7 +119,13 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
 
     def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: Context) -> pb.DeleteVolumeResponse:
         """Take a volume away, and the user that opened it. It is off all lists when this returns."""
-        found = self._existing(request.volume_id)
+        waited = self._waiting.cancel(request.volume_id)
+        try:
+            found = self._existing(request.volume_id)
+        except NotFound:
+            if waited:
+                return pb.DeleteVolumeResponse()
+            raise
         about = self._about(found)
         with self._events.failures("DeleteVolume", about, "VolumeDeletionFailed"):
             self._delete(found)
@@ -119,11 +139,14 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
             one = self._named(wanted)
         except NotFound:
             return pb.ListVolumesResponse()
-        found = self._volumes.volumes(self._place) if one is None else self._settled(one)
+        if one is not None:
+            return pb.ListVolumesResponse(volumes=self._one(one, wanted.label_selector))
+        found = self._volumes.volumes(self._place)
         hits = [each for each in found if convert.is_ours(each) and metadata.matches(each.labels, wanted.label_selector)]
-        if one is not None or len(hits) <= WITH_ACCESS:
-            return pb.ListVolumesResponse(volumes=list(self._all_handed_out(hits)))
-        return pb.ListVolumesResponse(volumes=[convert.volume(each, None, available=each.published) for each in hits])
+        told = self._told(hits, with_access=len(hits) <= WITH_ACCESS)
+        there = {each.metadata.id for each in told}
+        waiting = [each for each in self._waiting.all() if each.metadata.id not in there]
+        return pb.ListVolumesResponse(volumes=told + [each for each in waiting if _matches(each, wanted.label_selector)])
 
     def CreateVolumeSnapshot(self, request: pb.CreateVolumeSnapshotRequest, context: Context) -> pb.CreateVolumeSnapshotResponse:
         """Take a snapshot, once per uid. It is ready when this returns."""
@@ -132,7 +155,7 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
             name, kept = snapshots.request_for(asked)
             volume = self._meant(asked.spec.volume_id, asked.metadata.labels)
             there = self._shots.named(name)
-            taken = self._shots.take(SnapshotRequest(name, volume.id, labels=kept))
+            taken = self._shots.take(SnapshotRequest(name, volume.id, labels=kept | _inherited(volume.labels)))
         answer = snapshots.told(taken)
         if there is None:
             self._events.normal("CreateVolumeSnapshot", answer.metadata, "VolumeSnapshotCreated", f"of image {volume.id}")
@@ -156,13 +179,78 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
         """What happened to the volumes, within the filter's window."""
         return pb.ListEventsResponse(events=self._events.listed(request.filter))
 
+    def _create(self, asked: pb.Volume, wanted: CreateRequest) -> pb.Volume:
+        passphrase = convert.passphrase(asked)
+        source, name = asked.spec.volume_data_source, convert.volume_of_uid(self._place, wanted.name)
+        if source.HasField("image_data_source"):
+            made = self._from_image(source.image_data_source, wanted, name)
+            return self._handed_out(made) if made is not None else convert.waiting(wanted, name)
+        if source.HasField("snapshot_data_source"):
+            snapshot = self._shots.source(source.snapshot_data_source.snapshot_id, asked.metadata.labels)
+            convert.refuse_smaller(wanted.size, snapshot.size, f"snapshot {snapshot.name}")
+            wanted = replace(wanted, source=snapshot.id, labels={**wanted.labels, **_inherited(snapshot.labels)})
+        return self._handed_out(self._made(wanted, passphrase))
+
+    def _from_image(self, source: pb.ImageDataSource, wanted: CreateRequest, name: VolumeId) -> Volume | None:
+        """Make a volume of an OS image; None if the image is still being pulled."""
+        if (found := self._volumes.settle(name)) is not None:
+            convert.refuse_another(found, wanted)
+            return found
+        artifact = self._images.resolve(source.image, source.architecture)
+        convert.refuse_smaller(wanted.size, artifact.size, f"image {source.image}")
+        return self._waiting.create(wanted, artifact, convert.waiting(wanted, name))
+
+    def _made(self, wanted: CreateRequest, passphrase: bytes | None = None) -> Volume:
+        """Make a volume and hand it out, or find it so; twins do it together."""
+        identity = (wanted.size, wanted.source)
+        return self._making.run("make", wanted.name, identity, lambda: self._made_alone(wanted, passphrase))
+
+    def _made_alone(self, wanted: CreateRequest, passphrase: bytes | None) -> Volume:
+        made = self._volumes.create(wanted)
+        convert.refuse_another(made, wanted)
+        if made.published:
+            return made
+        if passphrase is not None:
+            self._content.encrypt(made, passphrase)
+        self._access.grant(made)
+        message = f"image {made.id} of {made.size} bytes"
+        self._events.normal("CreateVolume", self._about(made), "VolumeCreated", message)
+        return replace(made, published=True)
+
     def _handed_out(self, volume: Volume) -> pb.Volume:
         return convert.volume(volume, self._access.grant(volume), available=True)
 
-    def _all_handed_out(self, volumes: Iterable[Volume]) -> Iterator[pb.Volume]:
+    def _one(self, name: VolumeId, selector: Mapping[str, str]) -> list[pb.Volume]:
+        """What there is under one name, in Ceph or waiting."""
+        found = self._whole(self._volumes.settle(name))
+        if found is None:
+            waits = self._waiting.named(name.image)
+            return [waits] if waits is not None and _matches(waits, selector) else []
+        matches = convert.is_ours(found) and metadata.matches(found.labels, selector)
+        return self._told([found], with_access=True) if matches else []
+
+    def _whole(self, found: Volume | None) -> Volume | None:
+        """None for a volume that was to be encrypted, and is not yet: nobody but its asker has the key.
+
+        Its asker comes again, unless it wants it no more; so it is taken away, and made again.
+        """
+        if found is None or found.published or convert.ENCRYPTED not in found.labels or "source" in found.asked:
+            return found
+        with suppress(Conflict):  # it is being made at this moment
+            self._flights.run("drop", found.name, found.image_id, lambda: self._volumes.abandon(found.id))
+        return None
+
+    def _told(self, volumes: Iterable[Volume], *, with_access: bool) -> list[pb.Volume]:
+        if not with_access:
+            return [convert.volume(each, None, available=each.published) for each in volumes]
+        told = []
         for volume in volumes:
+            if convert.ENCRYPTED in volume.labels and not volume.published:
+                told.append(convert.volume(volume, None, available=False))
+                continue
             with suppress(NotFound):  # deleted since it was read
-                yield self._handed_out(volume)
+                told.append(self._handed_out(volume))
+        return told
 
     def _named(self, wanted: pb.VolumeFilter) -> VolumeId | None:
         """The one volume that a filter can mean; None if it may be several."""
@@ -170,10 +258,6 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
             return convert.volume_id(self._place, wanted.id)
         uid = wanted.label_selector.get(convert.UID)
         return convert.volume_of_uid(self._place, uid) if uid else None
-
-    def _settled(self, volume: VolumeId) -> Iterable[Volume]:
-        found = self._volumes.settle(volume)
-        return [] if found is None else [found]
 
     def _existing(self, text: str) -> Volume:
         found = self._volumes.settle(convert.volume_id(self._place, text))
@@ -212,3 +296,17 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
             log.error("class %s offers nothing: %s", offered.name, error)
             return 0
         return room.available + room.stored
+
+
+def _inherited(kept: Mapping[str, str]) -> dict[str, str]:
+    """A snapshot of an encrypted volume is encrypted, and so is what is restored from it."""
+    return {key: value for key, value in kept.items() if key == convert.ENCRYPTED}
+
+
+def _identity(asked: pb.Volume) -> bytes:
+    """The same for the same request, and for no other."""
+    return hashlib.sha256(asked.spec.SerializeToString(deterministic=True)).digest()
+
+
+def _matches(told: pb.Volume, selector: Mapping[str, str]) -> bool:
+    return all(told.metadata.labels.get(key) == value for key, value in selector.items())

@@ -12,6 +12,7 @@ import rados
 import rbd
 
 from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.content import CephContent
 from provisioner.ceph.event_log import EventLog
 from provisioner.ceph.places import Places
 from provisioner.ceph.snapshots import CephSnapshots
@@ -19,11 +20,13 @@ from provisioner.ceph.store import CephStore
 from provisioner.core.ids import Place
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
+from provisioner.iri.base_images import BaseImages, Parts
 from provisioner.iri.classes import ClassFile, Limits, read_volume_classes
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2_grpc
-from provisioner.iri.serve import EVENTS, Backend, serve_volumes
-from provisioner.iri.volumes import Shelf
+from provisioner.iri.serve import EVENTS, serve_volumes
+from provisioner.iri.volumes import Backend, Shelf
+from provisioner.oci import Registries
 from provisioner.rpc.server import Listen, Server
 from tests.harness.ceph import Ceph
 
@@ -53,6 +56,17 @@ class Runtime:
     def create(self, uid: str = "", size: int = GIB, class_name: str = "fast") -> pb.Volume:
         request = pb.CreateVolumeRequest(volume=volume(uid or new_uid(), size, class_name))
         return self.stub.CreateVolume(request, timeout=30).volume
+
+    def create_from_image(self, uid: str, reference: str, architecture: str = "", size: int = GIB) -> pb.Volume:
+        asked = volume(uid, size, "plain")
+        asked.spec.volume_data_source.image_data_source.image = reference
+        asked.spec.volume_data_source.image_data_source.architecture = architecture
+        return self.stub.CreateVolume(pb.CreateVolumeRequest(volume=asked), timeout=30).volume
+
+    def restore(self, uid: str, snapshot_id: str, size: int = GIB) -> pb.Volume:
+        asked = volume(uid, size, "plain")
+        asked.spec.volume_data_source.snapshot_data_source.snapshot_id = snapshot_id
+        return self.stub.CreateVolume(pb.CreateVolumeRequest(volume=asked), timeout=30).volume
 
     def by_uid(self, uid: str) -> list[pb.Volume]:
         return self.listed(label_selector={f"{LABEL}uid": uid})
@@ -141,21 +155,24 @@ def opened(access: pb.VolumeAccess, image: str = "") -> Iterator[rbd.Image]:
 
 
 @contextmanager
-def running(ceph: Ceph, directory: Path, timeout: int = 15) -> Iterator[Runtime]:
+def running(ceph: Ceph, directory: Path, timeout: int = 15, registries: Path | None = None, pool: str = "") -> Iterator[Runtime]:
     """A volume runtime over the pool of the cluster that serves the block; `timeout` bounds its single calls to Ceph."""
     classes = directory / "classes.json"
     classes.write_text(json.dumps(CLASSES))
     clusters = Clusters(lambda: {"dev": ceph.config(timeout=timeout)})
-    places, place = Places(clusters), Place("dev", ceph.pool)
+    places, place = Places(clusters), Place("dev", pool or ceph.pool)
     store = CephStore(places)
     shelf = Shelf(place, ClassFile(classes, read_volume_classes), Limits())
     listen = Listen(f"unix://{directory}/iri.sock")
-    backend = Backend(Volumes(store), Snapshots(CephSnapshots(places)), EventLog(places, place, EVENTS))
+    volumes, snapshots, content = Volumes(store), Snapshots(CephSnapshots(places)), CephContent(places)
+    images = BaseImages(Parts(volumes, snapshots, Registries(registries, timeout=5), content), place)
+    backend = Backend(volumes, snapshots, images, content, EventLog(places, place, EVENTS))
     server = serve_volumes(backend, shelf, listen, lambda *_: None)
-    runtime = Runtime(server, store, ceph.pool, classes)
+    runtime = Runtime(server, store, place.pool, classes)
     try:
         yield runtime
     finally:
+        images.stop()
         runtime.close()
         places.leave()
         clusters.close()

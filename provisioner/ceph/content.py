@@ -1,0 +1,113 @@
+"""Writing what volumes begin with: OS images, sparsely, and LUKS headers. The Ceph side of `core.content`.
+
+One process at a time writes one image: it holds a RADOS lock, renewed as it goes. A killed one leaves a half-written image
+that nobody was told of; whoever comes next begins anew.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import rados
+import rbd
+
+from provisioner.ceph import marks
+from provisioner.ceph.errors import explained
+from provisioner.ceph.places import Places, Room
+from provisioner.ceph.registry import LAPSE
+from provisioner.core.content import OnProgress
+from provisioner.core.errors import Conflict, NotFound
+from provisioner.core.model import MIB, Credentials, Volume
+
+_PIECE = 4 * MIB
+"""Bytes written at once: an object."""
+_TELL = 0.5
+"""Seconds between two words on progress."""
+_FORMATTING = 120
+"""Seconds that deriving a key may take on a machine under load."""
+
+
+class CephContent:
+    """Implements `core.content.ContentStore`."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def fill(self, volume: Volume, content: Iterator[bytes], on_progress: OnProgress) -> None:
+        """Write the content, sparsely."""
+        with (
+            self._places.enrolled(volume.id.place, None) as room,
+            explained(f"filling image {volume.id}"),
+            _alone(room, volume, LAPSE) as renew,
+            rbd.Image(room.pool, image_id=volume.image_id) as image,
+        ):
+            image.discard(0, image.size())  # a killed predecessor may have written where zeros belong
+            _write(image, _pieces(content), renew, on_progress)
+            image.flush()
+
+    def encrypt(self, volume: Volume, passphrase: bytes, credentials: Credentials | None = None) -> None:
+        """Format with LUKS 2."""
+        with (
+            self._places.enrolled(volume.id.place, credentials) as room,
+            explained(f"formatting image {volume.id}"),
+            _alone(room, volume, _FORMATTING),
+        ):
+            if not _is_published(room.pool, volume):
+                with rbd.Image(room.pool, image_id=volume.image_id) as image:
+                    image.encryption_format(rbd.RBD_ENCRYPTION_FORMAT_LUKS2, passphrase, rbd.RBD_ENCRYPTION_ALGORITHM_AES256)
+
+
+@contextmanager
+def _alone(room: Room, volume: Volume, seconds: int) -> Iterator[Callable[[], None]]:
+    """Hold the image's lock for the block; gives what renews it. Raises Conflict while another process has it."""
+    task, lock = f"fill.{volume.image_id}", threading.Lock()
+    due = time.monotonic() + seconds / 3
+
+    def renew() -> None:
+        nonlocal due
+        with lock:
+            if time.monotonic() < due:
+                return
+            due = time.monotonic() + seconds / 3
+        if not room.registry.hold(room.pool, task, seconds):
+            raise Conflict(str(volume.id), "another process of ours took over writing it")
+
+    if not room.registry.hold(room.pool, task, seconds):
+        raise Conflict(str(volume.id), "another process of ours writes it")
+    try:
+        yield renew
+    finally:
+        room.registry.let_go(room.pool, task)
+
+
+def _is_published(pool: rados.Ioctx, volume: Volume) -> bool:
+    header = marks.read_header(pool, volume.image_id)
+    if header is None:
+        raise NotFound(f"volume {volume.id}")
+    return header.metadata.get(marks.PUBLISHED) == volume.image_id
+
+
+def _write(image: rbd.Image, pieces: Iterator[bytes], renew: Callable[[], None], on_progress: OnProgress) -> None:
+    at, told = 0, time.monotonic()
+    for piece in pieces:
+        renew()
+        if piece.count(0) != len(piece):
+            image.write(piece, at)
+        at += len(piece)
+        if time.monotonic() - told > _TELL:
+            on_progress(at)
+            told = time.monotonic()
+    on_progress(at)
+
+
+def _pieces(content: Iterator[bytes]) -> Iterator[bytes]:
+    """The content in pieces of one object each."""
+    buffer = bytearray()
+    for chunk in content:
+        buffer += chunk
+        while len(buffer) >= _PIECE:
+            yield bytes(buffer[:_PIECE])
+            del buffer[:_PIECE]
+    if buffer:
+        yield bytes(buffer)
