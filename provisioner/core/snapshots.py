@@ -41,10 +41,10 @@ class Snapshots:
             raise NotFound(f"snapshot {snapshot}")
         return found
 
-    def named(self, cluster: str, name: str, credentials: Credentials | None = None) -> Snapshot | None:
-        """The snapshot that was taken for a request of that name, of whatever volume of the cluster."""
-        entry = self._store.entry(cluster, name, credentials)
-        return None if entry is None else self._store.find(entry.id, credentials)
+    def named(self, place: Place, name: str, credentials: Credentials | None = None) -> Snapshot | None:
+        """The snapshot that was taken for a request of that name, of a volume of the place."""
+        entry = self._store.entry(place.cluster, name, credentials)
+        return self._store.find(entry.id, credentials) if entry is not None and entry.volume.place == place else None
 
     def delete(self, snapshot: SnapshotId, credentials: Credentials | None = None) -> None:
         """Take the snapshot away; gone already is success. Volumes that were made from it live on."""

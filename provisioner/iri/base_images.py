@@ -56,7 +56,7 @@ class BaseImages:
 
     def there(self, artifact: Artifact) -> SnapshotId | None:
         """The snapshot to clone, if the base image is whole."""
-        found = self._parts.snapshots.named(self._place.cluster, self._name(artifact, with_place=True))
+        found = self._parts.snapshots.named(self._place, self._name(artifact, with_place=True))
         return None if found is None else found.id
 
     def pull(self, artifact: Artifact) -> "Pull":

@@ -65,8 +65,8 @@ class Shots:
 
     def named(self, name: str) -> Snapshot | None:
         """The snapshot of that name, if it is of this place and door."""
-        found = self._snapshots.named(self._place.cluster, name) if name else None
-        return found if found is not None and _is_ours(found) and found.id.volume.place == self._place else None
+        found = self._snapshots.named(self._place, name) if name else None
+        return found if found is not None and _is_ours(found) else None
 
     def delete(self, name: str) -> Snapshot:
         """Take a snapshot away; gives what it was. Raises NotFound."""
