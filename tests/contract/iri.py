@@ -29,6 +29,7 @@ from provisioner.iri.volumes import Backend, Shelf
 from provisioner.oci import Registries
 from provisioner.rpc.server import Listen, Server
 from tests.harness.ceph import Ceph
+from tests.harness.program import PROGRAM
 
 MIB, GIB = 1 << 20, 1 << 30
 LABEL = "volumepoollet.ironcore.dev/volume-"
@@ -40,18 +41,15 @@ CLASSES = [
 ]
 
 
-class Runtime:
-    """A running volume runtime, and calls to it that wait 30 seconds."""
+class Poollet:
+    """A client that asks as volumepoollet does; its calls wait 30 seconds."""
 
-    def __init__(self, server: Server, store: CephStore, pool: str, classes: Path) -> None:
-        self.store, self.pool, self.classes = store, pool, classes
-        self._server = server
-        self._channel = grpc.insecure_channel(f"unix:{server.path}")
+    def __init__(self, endpoint: str) -> None:
+        self._channel = grpc.insecure_channel(endpoint, [("grpc.max_reconnect_backoff_ms", 200)])
         self.stub = api_pb2_grpc.VolumeRuntimeStub(self._channel)
 
     def close(self) -> None:
         self._channel.close()
-        self._server.drain(5)
 
     def create(self, uid: str = "", size: int = GIB, class_name: str = "fast") -> pb.Volume:
         request = pb.CreateVolumeRequest(volume=volume(uid or new_uid(), size, class_name))
@@ -117,6 +115,27 @@ class Runtime:
         wanted = pb.EventFilter(label_selector={f"{LABEL}uid": uid}, events_from_time=since, events_to_time=until)
         answer = self.stub.ListEvents(pb.ListEventsRequest(filter=wanted), timeout=30)
         return [event.spec.reason for event in answer.events]
+
+
+class Runtime(Poollet):
+    """A volume runtime in this process, with its client."""
+
+    def __init__(self, server: Server, store: CephStore, pool: str, classes: Path) -> None:
+        self.store, self.pool, self.classes = store, pool, classes
+        self._server = server
+        super().__init__(f"unix:{server.path}")
+
+    def close(self) -> None:
+        super().close()
+        self._server.drain(5)
+
+
+def program(ceph: Ceph, directory: Path, pool: str) -> list[str]:
+    """The command line of `ceph-provisioner iri-volumes`, whose socket is `iri.sock` in the directory."""
+    classes = directory / "classes.yaml"
+    classes.write_text(json.dumps(CLASSES))
+    words = [str(PROGRAM), "--config", str(ceph.config_file(directory)), "iri-volumes", "--listen", "127.0.0.1:0"]
+    return [*words, "--address", f"unix://{directory}/iri.sock", "--volume-classes", str(classes), "--pool", pool]
 
 
 def new_uid() -> str:

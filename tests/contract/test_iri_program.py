@@ -1,6 +1,5 @@
 """`ceph-provisioner iri-volumes` as a user starts it: a process, a socket, and an end on SIGTERM. About 5 s."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -8,22 +7,14 @@ import grpc
 
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2_grpc
-from tests.contract.iri import CLASSES, new_uid, volume
+from tests.contract.iri import new_uid, program, volume
 from tests.harness.ceph import Ceph
-from tests.harness.program import PROGRAM
 from tests.harness.waiting import until
-
-
-def command(ceph: Ceph, directory: Path, pool: str) -> list[str]:
-    classes = directory / "classes.yaml"
-    classes.write_text(json.dumps(CLASSES))
-    words = [str(PROGRAM), "--config", str(ceph.config_file(directory)), "iri-volumes", "--listen", "127.0.0.1:0"]
-    return [*words, "--address", f"unix://{directory}/iri.sock", "--volume-classes", str(classes), "--pool", pool]
 
 
 def test_iri_volumes_makes_an_image_and_ends_on_sigterm(ceph: Ceph, tmp_path: Path) -> None:
     socket, uid = tmp_path / "iri.sock", new_uid()
-    process = subprocess.Popen(command(ceph, tmp_path, ceph.pool))
+    process = subprocess.Popen(program(ceph, tmp_path, ceph.pool))
     try:
         until(socket.exists, 20, "the socket is there")
         with grpc.insecure_channel(f"unix:{socket}") as channel:
@@ -40,6 +31,6 @@ def test_iri_volumes_makes_an_image_and_ends_on_sigterm(ceph: Ceph, tmp_path: Pa
 
 
 def test_a_pool_that_there_is_not_ends_the_program_with_a_sentence(ceph: Ceph, tmp_path: Path) -> None:
-    done = subprocess.run(command(ceph, tmp_path, "no-such-pool"), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(program(ceph, tmp_path, "no-such-pool"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "ceph-provisioner: pool 'no-such-pool': cluster 'dev' has no such pool\n"

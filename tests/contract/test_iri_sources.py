@@ -1,4 +1,4 @@
-"""Volumes restored from snapshots, and encrypted ones, opened with the returned credentials. About 15 s: LUKS is slow on purpose."""
+"""Volumes of snapshots, and encrypted ones, opened with the returned credentials. About 25 s: LUKS is slow on purpose."""
 
 import os
 from pathlib import Path
