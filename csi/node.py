@@ -133,10 +133,11 @@ def stage_request(request: csi_pb2.NodeStageVolumeRequest) -> Stage:
         request.staging_target_path,
         None if capabilities.is_block(capability) else wanted,
         flags=_flags(mount.mount_flags),
-        read_only=capability.access_mode.mode in _READERS,
+        read_only=capability.access_mode.mode in _READERS or request.publish_context.get("readOnly") == "true",
         mounter=context.get("mounter", ""),
         map_options=context.get("mapOptions", ""),
         credentials=convert.credentials(request.secrets),
+        recorded=bool(request.publish_context),
     )
 
 

@@ -1,12 +1,13 @@
 """The composition root: parse, wire, serve, drain. The only place that knows everybody."""
 
+import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +23,6 @@ from provisioner.ceph.places import Places
 from provisioner.ceph.reservations import CephReservations
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
-from provisioner.claims.connected import Exports
-from provisioner.claims.controller import Controller, Options
 from provisioner.config import ConfigFile
 from provisioner.core.attachments import Attachments
 from provisioner.core.buckets import BucketStore
@@ -37,13 +36,18 @@ from provisioner.core.single_flight import SingleFlight
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from provisioner.host.build import host_node
+from provisioner.host.clients import Clients
+from provisioner.host.node import Node
 from provisioner.housekeeping import Housekeeping
-from provisioner.kube import kubeconfig
 from provisioner.kube.errors import KubeError
-from provisioner.kube.transport import Api, Limits
 from provisioner.observe import logs
 from provisioner.observe.http import StatusServer
 from provisioner.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from provisioner.claims.connected import Exports
+
+log = logging.getLogger(__name__)
 
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -87,6 +91,11 @@ def claims(
     capacity_interval: float,
 ) -> None:
     """Answer PersistentVolumeClaims with PersistentVolumes."""
+    # imported here: what speaks with an API server is for those who have one
+    from provisioner.claims.controller import Controller, Options
+    from provisioner.kube import kubeconfig
+    from provisioner.kube.transport import Api, Limits
+
     namespace = namespace or _own_namespace()
     options = Options(name, namespace, lease or name.replace("/", "-").lower(), csi_driver or name, workers, capacity_interval)
     stop = _stop_on_signals()
@@ -124,6 +133,7 @@ def claims(
 @click.option("--mounter", default="auto", show_default=True, help="The kind of device for volumes whose class names none.")
 @click.option("--run-directory", default="/run/ceph-provisioner", show_default=True, type=click.Path(path_type=Path))
 @click.option("--topology", multiple=True, metavar="KEY=VALUE", help="Where this node is; may be given several times.")
+@click.option("--read-affinity", default="", metavar="rack:R|host:H", help="CRUSH location: read from the nearest replica.")
 @click.option("--max-volumes", default=0, type=click.IntRange(0), help="How many volumes this node takes; 0: any number.")
 @click.pass_obj
 def node(
@@ -135,6 +145,7 @@ def node(
     mounter: str,
     run_directory: Path,
     topology: tuple[str, ...],
+    read_affinity: str,
     max_volumes: int,
 ) -> None:
     """Serve CSI's Identity and Node: attach, format, mount and grow volumes on this machine."""
@@ -146,12 +157,16 @@ def node(
     place = NodePlace(node_id, dict(_pair(text) for text in topology), max_volumes)
     stop = _stop_on_signals()
     metrics = Metrics()
-    clusters = Clusters(config.clusters)
-    images, places = NodeImages(clusters), Places(clusters)
-    volumes = host_node(images, run_directory, SingleFlight(on_done=metrics.on_operation), mounter)
+    places = Places(Clusters(config.clusters))
+    images = NodeImages(places.clusters)
+    clients = Clients(Attachments(CephAttachments(places)), node_id)
+    flights = SingleFlight(on_done=metrics.on_operation)
+    volumes = host_node(images, clients, run_directory, flights, mounter, read_affinity)
     pulse = Pulse(config.clusters, lambda name: images.ask(places.of(name)))
     status = StatusServer(listen, metrics, list, list)
     server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), metrics.on_rpc)
+    joining = threading.Thread(target=_stay_joined, args=(stop, volumes, config, dict(place.topology)), daemon=True)
+    joining.start()
     status.start()
     click.echo(f"serving {driver_name} at {csi_endpoint}; status at http://{status.address}", err=True)
     try:
@@ -327,6 +342,8 @@ def _claimed_buckets(
     metrics: Metrics, kubeconfig_file: str, namespace: str, storage_class: str, bucket_endpoint: str, **_others: object
 ) -> _Buckets:
     from provisioner.iri.obc import ClaimedBuckets, Claiming
+    from provisioner.kube import kubeconfig
+    from provisioner.kube.transport import Api, Limits
 
     api = Api(kubeconfig.load(kubeconfig_file), f"ceph-provisioner/{provisioner.__version__}", Limits(), metrics.on_call)
     buckets = ClaimedBuckets(api, Claiming(namespace, storage_class, bucket_endpoint))
@@ -355,16 +372,27 @@ def _attend(volumes: Volumes, place: Place) -> None:
         click.echo(f"ceph-provisioner: {error}; going on", err=True)
 
 
-def _exports(config: ConfigFile, places: Places, store: CephStore) -> tuple[Exports | None, VolumeStore]:
+def _exports(config: ConfigFile, places: Places, store: CephStore) -> "tuple[Exports | None, VolumeStore]":
     """Cinder beside Ceph, if the config file names a cloud."""
     if not config.clouds():
         return None, store
     # imported here: the OpenStack SDK's 40 MB are for those who have one
     from provisioner.cinder.api import Clouds
     from provisioner.cinder.store import CinderStore
+    from provisioner.claims.connected import Exports
 
     cinder = CinderStore(Clouds(config.clouds))
     return Exports(cinder, Keys(places.clusters).find, config.clouds), by_cluster(store, cinder, config.clouds)
+
+
+def _stay_joined(stop: threading.Event, volumes: Node, config: ConfigFile, topology: dict[str, str]) -> None:
+    """Have every cluster know this node: at once, soon again where that fails, and now and then for clusters that came later."""
+    pause = 0.0
+    while not stop.wait(pause):
+        failed = volumes.join(list(config.clusters()), topology)
+        for why in failed:
+            log.warning("not known in cluster %s", why)
+        pause = 5.0 if failed else 300.0
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -29,16 +29,16 @@ class NodeImages:
     def __init__(self, clusters: Clusters) -> None:
         self._clusters = clusters
 
-    def source(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
+    def opening(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
         """Look the image up by name: any image of that name will do that is not being deleted."""
         try:
-            return self._source(volume, credentials)
+            return self._opening(volume, credentials)
         except InvalidRequest as error:
             if error.field in ("clusterID", "pool"):  # where there is no pool, there is no volume
                 raise NotFound(f"volume {volume}") from error
             raise
 
-    def _source(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
+    def _opening(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
         place = volume.place
         with (
             self._clusters.connection(place.cluster, credentials) as connection,
@@ -50,7 +50,7 @@ class NodeImages:
             if header is None or marks.is_dying(header):
                 raise NotFound(f"volume {volume}")
             key = credentials or _own_credentials(connection)
-            return Opening(volume, header.image_id, header.size, tuple(users.monitors(connection)), key)
+            return Opening(volume, connection.fsid(), header.image_id, header.size, tuple(users.monitors(connection)), key)
 
     def ask(self, places: Sequence[Place]) -> None:
         """Have a cluster answer something small; one place that we may read is enough. Raises what it says otherwise."""
@@ -66,29 +66,29 @@ class NodeImages:
         if refusal is not None:
             raise refusal
 
-    def note(self, source: Opening, key: str, *, inherited: bool = False) -> str:
+    def note(self, image: Opening, key: str, *, inherited: bool = False) -> str:
         """Read a note."""
-        with self._pool(source) as (_, pool), explained(f"reading a note on {source.volume}"):
+        with self._pool(image) as (_, pool), explained(f"reading a note on {image.volume}"):
             field = f"metadata_{_NOTE}{key}"
-            raw = wire.omap_values(pool, headers.header_object(source.image_id), field).get(field, b"")
+            raw = wire.omap_values(pool, headers.header_object(image.image_id), field).get(field, b"")
         image_id, _, value = raw.decode(errors="replace").partition(" ")
-        return value if inherited or image_id == source.image_id else ""
+        return value if inherited or image_id == image.image_id else ""
 
-    def take_note(self, source: Opening, key: str, value: str) -> None:
+    def take_note(self, image: Opening, key: str, value: str) -> None:
         """Write a note; "" takes it away."""
-        noted = f"{source.image_id} {value}" if value else ""
-        with self._pool(source) as (_, pool), explained(f"noting {key} on {source.volume}"):
-            if not headers.write_metadata(pool, source.image_id, {_NOTE + key: noted}):
-                raise NotFound(f"volume {source.volume}")
+        noted = f"{image.image_id} {value}" if value else ""
+        with self._pool(image) as (_, pool), explained(f"noting {key} on {image.volume}"):
+            if not headers.write_metadata(pool, image.image_id, {_NOTE + key: noted}):
+                raise NotFound(f"volume {image.volume}")
 
-    def used(self, source: Opening) -> int | None:
+    def used(self, image: Opening) -> int | None:
         """Bytes of the objects that there are, from the object map; None without one."""
         with (
-            self._pool(source) as (_, pool),
-            explained(f"measuring {source.volume}"),
-            rbd.Image(pool, image_id=source.image_id, read_only=True) as image,
+            self._pool(image) as (_, pool),
+            explained(f"measuring {image.volume}"),
+            rbd.Image(pool, image_id=image.image_id, read_only=True) as opened,
         ):
-            if not image.features() & _CHEAP:
+            if not opened.features() & _CHEAP:
                 return None
             total = 0
 
@@ -96,13 +96,13 @@ class NodeImages:
                 nonlocal total
                 total += length if exists else 0
 
-            image.diff_iterate(0, image.size(), None, add, whole_object=True)
+            opened.diff_iterate(0, opened.size(), None, add, whole_object=True)
             return total
 
     @contextmanager
-    def _pool(self, source: Opening) -> Iterator[tuple[Connection, rados.Ioctx]]:
-        place = source.volume.place
-        own = source.credentials if source.credentials.user != self._clusters.config(place.cluster).user else None
+    def _pool(self, image: Opening) -> Iterator[tuple[Connection, rados.Ioctx]]:
+        place = image.volume.place
+        own = image.credentials if image.credentials.user != self._clusters.config(place.cluster).user else None
         with self._clusters.connection(place.cluster, own) as connection, connection.pool(place) as pool:
             yield connection, pool
 

@@ -306,6 +306,7 @@ class Opening:
     """An image as a client opens it: where, with which key, and what it is now. `size` in bytes."""
 
     volume: VolumeId
+    fsid: str
     image_id: str
     size: int
     monitors: Sequence[str]

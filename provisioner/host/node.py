@@ -6,7 +6,7 @@ killed in the middle goes on from wherever it was. Each step looks first whether
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from provisioner.core.errors import AlreadyExists, InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable, Unfit
@@ -14,6 +14,7 @@ from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials, Opening
 from provisioner.core.single_flight import SingleFlight
 from provisioner.host import blocks
+from provisioner.host.clients import Clients
 from provisioner.host.filesystem import FileSystems, Wanted, mount_options
 from provisioner.host.mounts import Mount, Mounts, check_path
 from provisioner.host.patience import Patience
@@ -32,11 +33,23 @@ class Node:
     """The volumes of this node."""
 
     def __init__(
-        self, images: Images, kinds: Sequence[Kind], file_systems: FileSystems, mounts: Mounts, flights: SingleFlight
+        self,
+        images: Images,
+        clients: Clients,
+        kinds: Sequence[Kind],
+        file_systems: FileSystems,
+        mounts: Mounts,
+        flights: SingleFlight,
     ) -> None:
         """`kinds` in the order in which they are tried for a volume whose class names none."""
+        self._clients = clients
         self._images, self._kinds, self._file_systems = images, kinds, file_systems
         self._mounts, self._flights, self._patience = mounts, flights, Patience()
+
+    def join(self, clusters: Collection[str], topology: dict[str, str]) -> list[str]:
+        """Make this node known in the clusters, and end the fences that have served. Gives what went wrong."""
+        self._clients.lift_fences(clusters, self._kinds)
+        return self._clients.enrol(clusters, topology)
 
     def stage(self, request: Stage) -> None:
         """Attach, and format and mount unless it is a block volume. Done already is success.
@@ -69,7 +82,7 @@ class Node:
         used = None
         if mount.fs_type in ("devtmpfs", "tmpfs"):
             with contextlib.suppress(ProvisionerError):
-                used = self._images.used(self._images.source(volume, None))
+                used = self._images.used(self._images.opening(volume, None))
         return usage(self._patience, mount, device, used)
 
     def health(self, volume: VolumeId, path: str = "") -> list[Health]:
@@ -88,25 +101,30 @@ class Node:
         path = check_path("staging_target_path", request.path)
         kind = self._kind(request.mounter)
         attached = self._find(request.volume)
-        if request.file_system is not None and self._is_staged(request, path, attached):
-            return
-        source = self._images.source(request.volume, request.credentials)
+        if request.file_system is not None and self._mounts.at(path) is not None:
+            if self._is_staged(request, path, attached):
+                return
+            attached = self._cleared(request.volume, path, attached)
+        image = self._images.opening(request.volume, request.credentials)
         if attached is not None:
             kind = attached[0]
         options = options_for(kind.name, request.map_options)
         try:
-            device = kind.attach(Attachment(source, request.read_only, options))
+            attachment = Attachment(image, request.read_only, options)
+            if request.recorded:
+                self._clients.attach(kind, attachment, request.credentials)
+            device = kind.attach(attachment)
             if blocks.is_read_only(device) and not request.read_only:
                 raise AlreadyExists(f"{device} for {request.volume}", ["it is for reading only"])
             if request.file_system is not None:
-                self._mount(request, request.file_system, source, device, path)
+                self._mount(request, request.file_system, image, device, path)
         except ProvisionerError:
             if attached is None:
                 self._undo(kind, request.volume, path)
             raise
 
     def _is_staged(self, request: Stage, path: Path, attached: tuple[Kind, Path] | None) -> bool:
-        """Whether the volume is mounted there, well and as asked for; what is left there of a lost device is cleared away."""
+        """Whether the volume is mounted there, well and as asked for; False for what is left there of a lost device."""
         there = self._mounts.at(path)
         if there is None:
             return False
@@ -122,12 +140,19 @@ class Node:
                 return True
         elif attached is not None:
             raise AlreadyExists(f"a mount at {path}", [f"it shows {there.source}, not {request.volume}"])
-        log.warning("%s has lost its device or turned read-only: mounting it anew", path)
-        self._mounts.unmount(path)
         return False
 
-    def _mount(self, request: Stage, wanted: Wanted, source: Opening, device: Path, path: Path) -> None:
-        kind, fresh = self._file_system(request, wanted, source, device)
+    def _cleared(self, volume: VolumeId, path: Path, attached: tuple[Kind, Path] | None) -> tuple[Kind, Path] | None:
+        """Take a mount away that has lost its device or turned read-only, and its device too if nobody else has it mounted."""
+        log.warning("%s has lost its device or turned read-only: mounting it anew", path)
+        self._mounts.unmount(path)
+        if attached is not None and not self._mounts.of(attached[1]):
+            attached[0].detach(volume)
+            return None
+        return attached
+
+    def _mount(self, request: Stage, wanted: Wanted, image: Opening, device: Path, path: Path) -> None:
+        kind, fresh = self._file_system(request, wanted, image, device)
         if not fresh and not request.read_only:
             self._file_systems.check(device, kind)
         path.mkdir(mode=0o750, exist_ok=True)
@@ -137,9 +162,9 @@ class Node:
         if not fresh and not request.read_only and self._file_systems.lags(device, kind):
             self._file_systems.grow(device, kind, path)
 
-    def _file_system(self, request: Stage, wanted: Wanted, source: Opening, device: Path) -> tuple[str, bool]:
+    def _file_system(self, request: Stage, wanted: Wanted, image: Opening, device: Path) -> tuple[str, bool]:
         """Find the device's file system, or make one; tells whether it was made."""
-        begun = not request.read_only and self._images.note(source, _FORMATTING)
+        begun = not request.read_only and self._images.note(image, _FORMATTING)
         found = "" if begun else self._file_systems.probe(device)
         if found:
             if wanted.kind and found != wanted.kind:
@@ -148,13 +173,13 @@ class Node:
         if request.read_only:
             raise Unfit(f"volume {request.volume}", "holds no file system, and nothing may be written to it")
         if not begun:
-            self._images.take_note(source, _FORMATTING, "begun")
+            self._images.take_note(image, _FORMATTING, "begun")
         try:
             self._file_systems.make(device, wanted)
         except InvalidRequest:
-            self._images.take_note(source, _FORMATTING, "")
+            self._images.take_note(image, _FORMATTING, "")
             raise
-        self._images.take_note(source, _FORMATTING, "")
+        self._images.take_note(image, _FORMATTING, "")
         return wanted.kind or "ext4", True
 
     def _undo(self, kind: Kind, volume: VolumeId, path: Path) -> None:
@@ -173,6 +198,7 @@ class Node:
         self._unmount(path)
         for kind in self._kinds:
             kind.detach(volume)
+        self._clients.gone(volume)
 
     def _publish(self, request: Publish) -> None:
         staging = check_path("staging_target_path", request.staging)
@@ -191,7 +217,7 @@ class Node:
             raise Unfit(f"volume {request.volume}", f"is published to its single writer already, at {others[0]}")
         self._bind(device if request.block else staging, target, block=request.block, read_only=request.read_only)
 
-    def _bind(self, source: Path, target: Path, *, block: bool, read_only: bool) -> None:
+    def _bind(self, shown: Path, target: Path, *, block: bool, read_only: bool) -> None:
         try:
             if block:
                 target.touch(mode=0o640)
@@ -200,7 +226,7 @@ class Node:
         except OSError as error:
             raise InvalidRequest("target_path", target, error.strerror or str(error)) from error
         try:
-            self._mounts.bind(source, target, read_only=read_only)
+            self._mounts.bind(shown, target, read_only=read_only)
         except ProvisionerError:
             with contextlib.suppress(ProvisionerError):
                 self._mounts.unmount(target)
@@ -222,17 +248,17 @@ class Node:
 
     def _expand(self, volume: VolumeId, path: str, required: int, credentials: Credentials | None) -> int:
         mount, device = self._mounted(volume, path)
-        source = self._images.source(volume, credentials)
-        if source.size < required:
-            raise Unfit(f"volume {volume}", f"has {source.size} bytes, less than {required}: the controller grows it first")
+        image = self._images.opening(volume, credentials)
+        if image.size < required:
+            raise Unfit(f"volume {volume}", f"has {image.size} bytes, less than {required}: the controller grows it first")
         found = self._find(volume)
-        if found is not None and blocks.size_of(device) != source.size:
-            found[0].grow(source)
-        if blocks.size_of(device) < source.size:
-            raise Unavailable(f"{device} does not show the {source.size} bytes of its image yet")
+        if found is not None and blocks.size_of(device) != image.size:
+            found[0].grow(image)
+        if blocks.size_of(device) < image.size:
+            raise Unavailable(f"{device} does not show the {image.size} bytes of its image yet")
         if mount.fs_type not in ("devtmpfs", "tmpfs"):
             self._file_systems.grow(device, mount.fs_type, Path(mount.target))
-        return source.size
+        return image.size
 
     def _mounted(self, volume: VolumeId, path: str) -> tuple[Mount, Path]:
         """The mount of the volume at the path, and its device. Raises NotFound."""

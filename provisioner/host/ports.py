@@ -10,9 +10,9 @@ from provisioner.core.model import Credentials, Opening
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """How an image is to be attached: its source, for reading only or not, with the options of the kind of device."""
+    """How an image is to be attached: the image, for reading only or not, with the options of the kind of device."""
 
-    source: Opening
+    image: Opening
     read_only: bool = False
     options: str = ""
 
@@ -20,16 +20,16 @@ class Attachment:
 class Images(Protocol):
     """What Ceph knows of an image. Each call is bounded in time and raises the core's errors only."""
 
-    def source(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
+    def opening(self, volume: VolumeId, credentials: Credentials | None) -> Opening:
         """Look the image up. Raises NotFound."""
 
-    def note(self, source: Opening, key: str, *, inherited: bool = False) -> str:
+    def note(self, image: Opening, key: str, *, inherited: bool = False) -> str:
         """Read what a node noted on the image, "" if nothing. A clone has its parent's notes only where `inherited`."""
 
-    def take_note(self, source: Opening, key: str, value: str) -> None:
+    def take_note(self, image: Opening, key: str, value: str) -> None:
         """Note something on the image; "" takes the note away."""
 
-    def used(self, source: Opening) -> int | None:
+    def used(self, image: Opening) -> int | None:
         """Bytes of the image that hold data, where the image can tell cheaply."""
 
 
@@ -52,8 +52,14 @@ class Kind(Protocol):
     def detach(self, volume: VolumeId) -> None:
         """Undo `attach`, whatever is left of it; nothing is fine. Raises InUse while the device is open."""
 
-    def grow(self, source: Opening) -> None:
+    def grow(self, image: Opening) -> None:
         """Have the device show the image's size of now."""
 
     def address(self, volume: VolumeId) -> str:
         """The full address of the client behind the device, "" where the kind can't tell."""
+
+    def living(self) -> list[str] | None:
+        """The addresses of all clients of this kind that there are now; None if there are some that it can't name."""
+
+    def apart(self, attachment: Attachment) -> Attachment:
+        """The same, but through a client of its own."""

@@ -22,6 +22,8 @@ class Stage:
     """The kind of device, "" for the first that this host has."""
     map_options: str = ""
     credentials: Credentials | None = None
+    recorded: bool = False
+    """Whether the controller attached it to this node, so that its client has to be recorded."""
 
 
 @dataclass(frozen=True, slots=True)

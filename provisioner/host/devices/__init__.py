@@ -1,1 +1,1 @@
-"""The kinds of device: the kernel's own client (krbd), rbd-nbd, and qemu's in user space behind FUSE and a loop device."""
+"""The kinds of device: the kernel's own client (krbd), and qemu's in user space behind FUSE and a loop device."""

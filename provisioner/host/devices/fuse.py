@@ -49,7 +49,7 @@ class FuseDevices:
 
     def attach(self, attachment: Attachment) -> Path:
         """Start a daemon and set up the loop device."""
-        volume = attachment.source.volume
+        volume = attachment.image.volume
         if attachment.options:
             raise InvalidRequest("mapOptions", attachment.options, "mounter fuse has none")
         if found := self.find(volume):
@@ -73,22 +73,30 @@ class FuseDevices:
         self._mounts.unmount(file)
         shutil.rmtree(file.parent, ignore_errors=True)
 
-    def grow(self, source: Opening) -> None:
+    def grow(self, image: Opening) -> None:
         """Tell the daemon of the new size, and the loop device of the file's."""
-        loops = loops_on(self._file(source.volume))
-        with connected(self._socket(source.volume), lambda: self._touch(source.volume)) as monitor:
+        loops = loops_on(self._file(image.volume))
+        with connected(self._socket(image.volume), lambda: self._touch(image.volume)) as monitor:
             if monitor is None or not loops:
-                raise Unavailable(f"the device of {source.volume} has lost its daemon")
-            monitor.execute("block_resize", **{"node-name": _NODE, "size": source.size})
+                raise Unavailable(f"the device of {image.volume} has lost its daemon")
+            monitor.execute("block_resize", **{"node-name": _NODE, "size": image.size})
         # the kernel keeps a file's size for a second, and a loop device takes it from there
-        _until(lambda: self._file(source.volume).stat().st_size == source.size, 5.0)
+        _until(lambda: self._file(image.volume).stat().st_size == image.size, 5.0)
         for loop in loops:
-            if size_of(loop) != source.size:
-                self._losetup(source.volume, "--set-capacity", str(loop))
+            if size_of(loop) != image.size:
+                self._losetup(image.volume, "--set-capacity", str(loop))
 
     def address(self, volume: VolumeId) -> str:
         """Not to be had from a storage daemon."""
         return ""
+
+    def living(self) -> list[str] | None:
+        """None of them is known by its address."""
+        return None if self._directory.is_dir() and any(self._directory.iterdir()) else []
+
+    def apart(self, attachment: Attachment) -> Attachment:
+        """Each daemon is a client of its own."""
+        return attachment
 
     def _file(self, volume: VolumeId) -> Path:
         return self._directory / tag(volume) / "image"
@@ -110,17 +118,17 @@ class FuseDevices:
         self._patience.call(f"the storage daemon of {volume}", _ANSWER_SECONDS, lambda: os.statvfs(file))
 
     def _start(self, attachment: Attachment) -> None:
-        file, source = self._file(attachment.source.volume), attachment.source
+        file, image = self._file(attachment.image.volume), attachment.image
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.touch(mode=0o600)
         key = os.memfd_create("key", 0)
         try:
-            os.write(key, source.credentials.key.encode())
+            os.write(key, image.credentials.key.encode())
             words = daemon_command(attachment, file, f"/proc/self/fd/{key}")
-            self._commands.run(str(source.volume), words, _SECONDS, fds=[key], cwd=str(file.parent))
+            self._commands.run(str(image.volume), words, _SECONDS, fds=[key], cwd=str(file.parent))
         except CommandFailed as error:
-            self.detach(source.volume)
-            raise _explained(source, error.said) from error
+            self.detach(image.volume)
+            raise _explained(image, error.said) from error
         finally:
             os.close(key)
 
@@ -151,14 +159,14 @@ class FuseDevices:
 
 def daemon_command(attachment: Attachment, file: Path, key_file: str) -> list[str]:
     """The storage daemon's command line: no secret is on it. It is run in the file's directory."""
-    source, place = attachment.source, attachment.source.volume.place
-    servers = [address.rpartition(":") for address in source.monitors]
+    image, place = attachment.image, attachment.image.volume.place
+    servers = [address.rpartition(":") for address in image.monitors]
     node = {
         "driver": "rbd",
         "node-name": _NODE,
         "pool": place.pool,
-        "image": source.volume.image,
-        "user": source.credentials.user,
+        "image": image.volume.image,
+        "user": image.credentials.user,
         "key-secret": "key",
         "auth-client-required": ["cephx"],
         "server": [{"host": host.strip("[]"), "port": port} for host, _, port in servers],
@@ -182,10 +190,10 @@ def daemon_command(attachment: Attachment, file: Path, key_file: str) -> list[st
     return words
 
 
-def _explained(source: Opening, said: str) -> ProvisionerError:
+def _explained(image: Opening, said: str) -> ProvisionerError:
     if "No such file or directory" in said:
-        return NotFound(f"image {source.volume}")
-    return Unavailable(f"image {source.volume}: the storage daemon says: {said}")
+        return NotFound(f"image {image.volume}")
+    return Unavailable(f"image {image.volume}: the storage daemon says: {said}")
 
 
 def _ended(pid: int, seconds: float) -> bool:

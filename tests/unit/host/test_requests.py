@@ -51,8 +51,8 @@ def test_what_only_reads_replays_no_journal() -> None:
 
 
 def test_the_daemons_command_line_names_the_image_and_no_key() -> None:
-    source = Opening(VOLUME, "1f", 1 << 20, ("10.0.0.1:6789", "[fd00::1]:6789"), Credentials("u", "SECRET=="))
-    words = daemon_command(Attachment(source, read_only=True), Path("/run/x/image"), "/proc/self/fd/9")
+    image = Opening(VOLUME, "f", "1f", 1 << 20, ("10.0.0.1:6789", "[fd00::1]:6789"), Credentials("u", "SECRET=="))
+    words = daemon_command(Attachment(image, read_only=True), Path("/run/x/image"), "/proc/self/fd/9")
     assert "SECRET" not in " ".join(words)
     node = json.loads(words[words.index("--blockdev") + 1])
     assert (node["pool"], node["namespace"], node["image"], node["read-only"]) == ("rbd", "space", "pvc-1", True)
