@@ -8,6 +8,8 @@ from google.protobuf.wrappers_pb2 import Int64Value
 from csi import capabilities, convert, sources
 from csi.attach import CAPABILITIES as PUBLISHING_CAPABILITIES
 from csi.attach import Publishing
+from csi.health import CAPABILITIES as HEALTH_CAPABILITIES
+from csi.health import Examining
 from csi.listing import Listing
 from csi.modify import Modify
 from csi.pb import csi_pb2, csi_pb2_grpc
@@ -38,11 +40,12 @@ CAPABILITIES = tuple(
         _Rpc.CLONE_VOLUME,
         *SNAPSHOT_CAPABILITIES,
         *PUBLISHING_CAPABILITIES,
+        *HEALTH_CAPABILITIES,
     )
 )
 
 
-class Controller(Modify, Snapshotting, Publishing, csi_pb2_grpc.ControllerServicer):
+class Controller(Modify, Snapshotting, Publishing, Examining, csi_pb2_grpc.ControllerServicer):
     """Volumes over CSI. Errors of the core leave the methods as they are: the boundary has the table to status codes."""
 
     def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing[Volume], pools: Pools) -> None:

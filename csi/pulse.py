@@ -34,6 +34,10 @@ class Pulse:
         """Tell, within `patience` seconds, whether a cluster answers: one of several is enough to work."""
         return any(self._answers().values())
 
+    def answers(self, cluster: str) -> bool:
+        """Tell, within `patience` seconds, whether this cluster answers."""
+        return _answered_by(self._question(cluster), time.monotonic() + self._patience)
+
     def silent(self) -> list[str]:
         """Tell, within `patience` seconds, which clusters do not answer."""
         return [cluster for cluster, answers in self._answers().items() if not answers]

@@ -19,6 +19,7 @@ from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
+from provisioner.core.health import Health, HealthStore
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Volume
 from provisioner.core.snapshots import Snapshots
@@ -41,6 +42,9 @@ LIGHT = frozenset(
     )
 )
 
+_PATIENCE = 5.0
+"""Seconds after which a cluster that answers nothing makes its volumes count as out of reach: callers wait not much longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -54,6 +58,7 @@ class Backend:
     changes: Changes
     choices: Choices
     attachments: Attachments
+    health: HealthStore
     segments: Callable[[str], Segments] = lambda _: {}
     """From where each cluster can be reached; everywhere, if none is given."""
 
@@ -88,6 +93,7 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topol
         identity = Identity(name, Pulse(backend.clusters, backend.ask), topology=topology)
         controller = Controller(backend.volumes, backend.clusters, listing, pools)
         controller.serve_attachments(backend.attachments)
+        controller.serve_health(Health(backend.health, Pulse(backend.clusters, backend.ask, _PATIENCE).answers))
         controller.serve_snapshots(backend.snapshots, Listing(backend.clusters, backend.places, backend.snapshots.page))
         csi_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         csi_pb2_grpc.add_ControllerServicer_to_server(controller, server)

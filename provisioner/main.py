@@ -17,6 +17,7 @@ from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.content import CephContent
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.event_log import EventLog
+from provisioner.ceph.health import CephHealth
 from provisioner.ceph.keys import Keys
 from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.places import Places
@@ -205,6 +206,7 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
         changes=Changes(CephChanges(places)),
         choices=Choices(volumes, CephReservations(places)),
         attachments=Attachments(CephAttachments(places), flights, metrics.on_fence),
+        health=CephHealth(places),
         segments=lambda name: dict(config.clusters()[name].segments),
     )
     server = serve(backend, driver_name, Listen(csi_endpoint), metrics.on_rpc, topology=topology)

@@ -16,6 +16,7 @@ from csi.serve import Backend, serve
 from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import ClusterConfig, Clusters
 from provisioner.ceph.diff import CephChanges
+from provisioner.ceph.health import CephHealth
 from provisioner.ceph.places import Places
 from provisioner.ceph.reservations import CephReservations
 from provisioner.ceph.snapshots import CephSnapshots
@@ -139,6 +140,7 @@ def running(
         changes=Changes(CephChanges(places)),
         choices=Choices(volumes, CephReservations(places)),
         attachments=attachments,
+        health=CephHealth(places),
     )
     server = serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call, topology=topology)
     driver = Driver(server, ceph.pool, attachments)

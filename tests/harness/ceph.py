@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -149,6 +150,18 @@ class Ceph:
         """Give the provisioner's own user the same rights in one more pool. Connections that it has don't notice."""
         pools = re.findall("pool=([^ ,]+)", self.provisioner_caps()["osd"])
         self._set_caps(provisioner_caps([*pools, pool], users=True))
+
+    @contextmanager
+    def extra_pool(self) -> Iterator[str]:
+        """A pool for the block, in which processes of ours that start after it may work."""
+        pool, caps = f"pool-{uuid.uuid4().hex[:8]}", self.provisioner_caps()
+        self.make_pool(pool)
+        self.let_provision(pool)
+        try:
+            yield pool
+        finally:
+            self.drop_pool(pool)
+            self._set_caps(caps)
 
     @contextmanager
     def full(self) -> Iterator[None]:

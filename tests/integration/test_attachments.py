@@ -334,7 +334,7 @@ def test_the_osds_have_to_know_before_the_volume_is_free(
 def test_both_the_pool_and_the_data_pool_have_to_know(
     ceph: Ceph, ours: Provisioner, place: Place, nodes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with data_pool(ceph) as pool, fresh(ours) as process:
+    with ceph.extra_pool() as pool, fresh(ours) as process:
         made = process.create(place, "pvc-data", layout=Layout(data_pool=pool))
         process.attachments.attach(made.id, nodes[0], WRITER)
         process.attachments.record_client(made.id, nodes[0], "192.0.2.9:0/7")
@@ -347,7 +347,7 @@ def test_both_the_pool_and_the_data_pool_have_to_know(
 def test_a_data_pool_that_is_gone_does_not_keep_the_volume_attached(
     ceph: Ceph, ours: Provisioner, place: Place, nodes: tuple[str, str]
 ) -> None:
-    with data_pool(ceph) as pool, fresh(ours) as process:
+    with ceph.extra_pool() as pool, fresh(ours) as process:
         made = process.create(place, "pvc-data", layout=Layout(data_pool=pool))
         process.attachments.attach(made.id, nodes[0], WRITER)
         process.attachments.record_client(made.id, nodes[0], "192.0.2.9:0/8")
@@ -363,20 +363,6 @@ def fresh(ours: Provisioner) -> Iterator[Provisioner]:
         yield process
     finally:
         process.close()
-
-
-@contextmanager
-def data_pool(ceph: Ceph) -> Iterator[str]:
-    """A pool that the provisioner may put data in, for the block."""
-    pool = f"data-{uuid.uuid4().hex[:8]}"
-    ceph.make_pool(pool)
-    caps = ceph.provisioner_caps()
-    ceph.let_provision(pool)
-    try:
-        yield pool
-    finally:
-        ceph.drop_pool(pool)
-        ceph.command("auth caps", entity=f"client.{ceph.user}", caps=[word for pair in caps.items() for word in pair])
 
 
 # --- killed on the way ---
