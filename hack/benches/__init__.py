@@ -1,0 +1,1 @@
+"""What `hack/bench csi` and `hack/bench list` are made of."""
