@@ -4,8 +4,8 @@ The places are RADOS namespaces: to the choice they are as good as pools.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
