@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness import ceph as ceph_harness
 from tests.harness import cinder as cinder_harness
@@ -14,6 +15,10 @@ from tests.harness.ceph import Ceph
 from tests.harness.cinder import Cinder
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.program import Program
+
+# a busy machine is slow, not wrong
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
