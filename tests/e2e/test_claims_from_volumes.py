@@ -253,4 +253,4 @@ class TestSnapshotsRefused:
 def test_nothing_is_left_once_everything_is_deleted(csi: CsiCluster, copier: Program) -> None:
     assert copier.running()
     snapshots.delete_everything(csi.kubernetes)
-    until(lambda: not csi.left_over(), 60, "the pool is empty", lambda: str(csi.left_over()))
+    until(lambda: not csi.left_over(), 120, "the pool is empty", lambda: str(csi.left_over()))

@@ -118,7 +118,7 @@ class TestTheEnd:
 
 def test_nothing_is_left_once_everything_is_deleted(csi: CsiCluster) -> None:
     snapshots.delete_everything(csi.kubernetes)
-    until(lambda: not csi.left_over(), 60, "the pool is empty", lambda: str(csi.left_over()))
+    until(lambda: not csi.left_over(), 120, "the pool is empty", lambda: str(csi.left_over()))
 
 
 def test_no_sidecar_gave_up_or_had_too_few_rights(csi: CsiCluster) -> None:
