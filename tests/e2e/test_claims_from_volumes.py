@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from provisioner.claims import objects
-from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, Object
+from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, VOLUME_SNAPSHOTS, Object
 from tests.harness import snapshots
 from tests.harness.program import Program
 from tests.harness.sidecars import CsiCluster
@@ -119,6 +119,18 @@ class TestCopies:
         csi.kubernetes.wait_bound(copy)
         assert content(csi, copy) == (b"first", b"first")
 
+    def test_what_the_claims_front_end_made_grows_by_the_sidecars(self, csi: CsiCluster, storage_class: str) -> None:
+        claim = csi.kubernetes.make_claim(storage_class, volumeMode="Block")
+        csi.kubernetes.wait_bound(claim)
+        csi.kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
+        until(
+            lambda: (csi.kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi",
+            30,
+            "the claim has 2Gi",
+            lambda: str(csi.kubernetes.told(claim)),
+        )
+        assert csi.ceph.info(image_of(claim), csi.pool)["size"] == 2 * GIB
+
     def test_a_snapshot_is_restored_as_it_was_taken(self, csi: CsiCluster, storage_class: str) -> None:
         original = filled(csi, csi.kubernetes.make_claim(storage_class))
         taken = snapshots.take(csi.kubernetes, snapshots.make_snapshot_class(csi.kubernetes, csi.driver), original)
@@ -167,6 +179,18 @@ class TestProtection:
             assert csi.kubernetes.claim(original) is not None
         csi.kubernetes.wait_bound(copy, 60)
         csi.kubernetes.wait_gone(original, 60)
+        assert content(csi, copy) == (b"first", b"first")
+
+    def test_a_snapshot_that_is_deleted_meanwhile_stays_until_the_copy_is_made(
+        self, csi: CsiCluster, storage_class: str, original: Object
+    ) -> None:
+        taken = snapshots.take(csi.kubernetes, snapshots.make_snapshot_class(csi.kubernetes, csi.driver), original)
+        ready = snapshots.wait_ready(csi.kubernetes, taken)
+        with copying(csi, storage_class, ready) as copy:
+            csi.kubernetes.api.delete(VOLUME_SNAPSHOTS.path("default", ready["metadata"]["name"]))
+            assert not snapshots.is_gone(csi.kubernetes, ready)
+        csi.kubernetes.wait_bound(copy, 60)
+        until(lambda: snapshots.is_gone(csi.kubernetes, ready), 60, "the snapshot is gone")
         assert content(csi, copy) == (b"first", b"first")
 
     def test_an_original_goes_free_when_its_only_copy_is_given_up(
