@@ -91,6 +91,10 @@ class Provisioner:
         elif (storage_class := self._class_of(claim)) is not None:
             self._provision(claim, storage_class)
 
+    def sweep(self) -> None:
+        """What a new leader makes up for: sources that are held for claims which are gone. Raises KubeError."""
+        self._protection.sweep()
+
     def _is_ours(self, volume: Object | None) -> bool:
         """Tell whether the PersistentVolume of the claim's name answers for its image, whichever claim it is bound to by now."""
         return volume is not None and objects.is_served_by(volume, self._setting.provisioner)

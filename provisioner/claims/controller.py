@@ -198,7 +198,14 @@ class Controller:
         for item in self._pvs.store.items():
             self._volume_queue.add(key_of(item))
         self._capacity_poll.wake()
+        self._sweep_sources()
         self._metrics.orphans.set(self._sweeper.sweep(self._classes.store.items()).orphans)
+
+    def _sweep_sources(self) -> None:
+        try:
+            self._provisioner.sweep()
+        except HANDLED as error:
+            log.warning("sources of claims that are gone are not looked for: %s", error)
 
     def _follow(self) -> None:
         self._leading.clear()

@@ -61,6 +61,22 @@ class Protection:
         with self._lock:
             self._free(request.reference_to(claim))
 
+    def sweep(self) -> None:
+        """Let snapshots go that no claim waits for any more, as after a claim that was removed by force. Raises KubeError."""
+        try:
+            snapshots = self._api.list_all(VOLUME_SNAPSHOTS.path()).items
+        except NotFound:  # a Kubernetes that doesn't know the kind
+            return
+        for snapshot in snapshots:
+            if objects.SNAPSHOT_SOURCE in objects.finalizers(snapshot):
+                with self._lock:
+                    self._sweep(request.reference_to(snapshot))
+
+    def _sweep(self, reference: request.Reference) -> None:
+        """The finalizer may be another provisioner's: whoever's claim waits for the snapshot, it stays."""
+        if all(objects.is_settled(each) for each in self._claims.by_index(BY_SOURCE, reference.key)):
+            self._free(reference)
+
     def _free(self, reference: request.Reference, but_for: str = "") -> None:
         made_from_it = self._claims.by_index(BY_SOURCE, reference.key)
         if any(self._is_being_made(each) for each in made_from_it if objects.uid(each) != but_for):

@@ -67,11 +67,11 @@ def source_of(claim: Object) -> Reference | None:
     return Reference(*kind, source.get("namespace") or claim["metadata"]["namespace"], source.get("name", ""))
 
 
-def reference_to(claim: Object) -> Reference:
-    """Name the claim as it is named where it is a source."""
-    metadata = claim["metadata"]
-    kind = PERSISTENT_VOLUME_CLAIMS
-    return Reference(kind.group, kind.kind, metadata["namespace"], metadata["name"])
+def reference_to(item: Object) -> Reference:
+    """Name a claim or a snapshot as it is named where it is a source."""
+    metadata, kind = item["metadata"], item.get("kind", PERSISTENT_VOLUME_CLAIMS.kind)
+    group = VOLUME_SNAPSHOTS.group if kind == VOLUME_SNAPSHOTS.kind else PERSISTENT_VOLUME_CLAIMS.group
+    return Reference(group, kind, metadata["namespace"], metadata["name"])
 
 
 def refuse_what_cannot_work(claim: Object) -> None:

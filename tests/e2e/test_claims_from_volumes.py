@@ -193,6 +193,17 @@ class TestProtection:
         until(lambda: snapshots.is_gone(csi.kubernetes, ready), 60, "the snapshot is gone")
         assert content(csi, copy) == (b"first", b"first")
 
+    def test_a_snapshot_that_is_held_for_a_claim_that_is_gone_goes_free_when_a_provisioner_takes_over(
+        self, csi: CsiCluster, copier: Program, snapshot: Object
+    ) -> None:
+        name = snapshot["metadata"]["name"]
+        hold = {"metadata": {"finalizers": [*objects.finalizers(snapshot), objects.SNAPSHOT_SOURCE]}}
+        with csi.sidecars.paused("csi-provisioner"):  # it would do the same
+            csi.kubernetes.api.patch(VOLUME_SNAPSHOTS.path("default", name), hold)
+            copier.stop()
+            copier.start()
+            until(lambda: not held(csi, snapshot), 40, "the snapshot is free")
+
     def test_an_original_goes_free_when_its_only_copy_is_given_up(
         self, csi: CsiCluster, storage_class: str, original: Object
     ) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -88,6 +90,15 @@ class Sidecars:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Stop one of them in its tracks, for the block."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes[name].send_signal(signal.SIGCONT)
 
     def log(self, name: str) -> Path:
         return self._directory / f"{name}.log"
