@@ -80,8 +80,8 @@ class Capacities:
             return ""
 
     def _listed(self) -> list[Object]:
-        selector = ",".join(f"{key}={value}" for key, value in self._labels.items())
-        return self._api.list_all(CSI_STORAGE_CAPACITIES.path(self._namespace), {"labelSelector": selector}).items
+        ours = ",".join(f"{key}={value}" for key, value in self._labels.items())
+        return self._api.list_all(CSI_STORAGE_CAPACITIES.path(self._namespace), {"labelSelector": ours}).items
 
     def _body(self, name: str, raw: Object, reached: Mapping[str, str], room: Capacity) -> Object:
         metadata = raw["metadata"]

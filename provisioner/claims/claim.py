@@ -76,7 +76,7 @@ class Provisioner:
         self._api, self._volumes, self._classes = api, volumes, classes
         self._handouts, self._maker, self._kubelets = handouts, maker, kubelets
         self._caches, self._recorder, self._setting = caches, recorder, setting
-        self._originals, self._protection = originals, Protection(api, caches.claims)
+        self._originals, self._protection = originals, Protection(api, caches.claims, setting.provisioner)
         self._on_saved, self._connected = on_saved, connected
 
     def reconcile(self, claim: Object) -> None:

@@ -25,8 +25,8 @@ def sources_of(claim: Object) -> list[str]:
 class Protection:
     """Holds and lets go of the sources of one provisioner's claims."""
 
-    def __init__(self, api: Api, claims: Store) -> None:
-        self._api, self._claims = api, claims
+    def __init__(self, api: Api, claims: Store, provisioner: str) -> None:
+        self._api, self._claims, self._provisioner = api, claims, provisioner
         self._lock = threading.Lock()
         self._active = set[str]()
         """Uids of the claims being made: a claim's finalizer takes a moment to reach the cache."""
@@ -88,6 +88,8 @@ class Protection:
         finalizers.take_off(self._api, _path(reference), source, _finalizer(reference))
 
     def _is_being_made(self, claim: Object) -> bool:
+        if objects.asked_of(claim) not in ("", self._provisioner):  # what others do with it shows in the end only
+            return not objects.is_settled(claim)
         return objects.uid(claim) in self._active or objects.CLAIM_FINALIZER in objects.finalizers(claim)
 
 
