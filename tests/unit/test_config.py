@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from provisioner.ceph.cluster import ClusterConfig
-from provisioner.config import ConfigFile, parse
+from provisioner.cinder.cloud import CloudConfig
+from provisioner.config import ConfigFile, parse, parse_all
 from provisioner.core.errors import InvalidRequest
 
 GOOD = "clusters: {dev: {conf: /etc/ceph/ceph.conf, user: provisioner, keyring: /etc/ceph/keyring}}"
@@ -112,3 +113,27 @@ def test_a_file_that_is_good_again_is_taken(path: Path) -> None:
     assert list(config.clusters()) == ["dev"]
     _replace(path, GOOD.replace("dev", "other"))
     assert list(config.clusters()) == ["other"]
+
+
+def test_clouds_stand_beside_clusters_or_alone(path: Path) -> None:
+    path.write_text("clouds: {a: {endpoint: 'http://c/v3', project: p}, b: {cloud: main, file: /f, wwpns: ['21000024FF30441C']}}")
+    known = parse_all(path)
+    assert known.clusters == {}
+    assert known.clouds["a"] == CloudConfig("a", endpoint="http://c/v3", project="p")
+    assert known.clouds["b"] == CloudConfig("b", cloud="main", file="/f", wwpns=("21000024FF30441C",))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{clusters: {a: {conf: /c}}, clouds: {a: {}}}", "clouds.a: is a cluster's name too"),
+        ("{clouds: {a/b: {}}}", "must not be empty nor hold"),
+        ("{clouds: {a: {endpoint: x, cloud: y}}}", r"clouds.a.endpoint 'x': is of a Cinder without Keystone"),
+        ("{clouds: {a: {timeout: 0}}}", r"clouds.a.timeout '0': must be between 1 and 600"),
+        ("{clouds: {a: {password: x}}}", "unknown field `password`"),
+    ],
+)
+def test_a_wrong_cloud_is_named(path: Path, text: str, told: str) -> None:
+    path.write_text(text)
+    with pytest.raises(InvalidRequest, match=told):
+        parse_all(path)
