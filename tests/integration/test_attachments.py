@@ -17,7 +17,7 @@ from provisioner.core.ids import Place
 from provisioner.core.model import Layout, Volume
 from tests.harness.ceph import Ceph
 from tests.harness.nodeclient import NodeClient
-from tests.harness.store import Provisioner, Victim, at, set_omap, write
+from tests.harness.store import Provisioner, Victim, at, quota, set_omap, write
 from tests.harness.waiting import until
 
 WRITER = Use(Mode.SINGLE_NODE_WRITER)
@@ -363,6 +363,16 @@ def fresh(ours: Provisioner) -> Iterator[Provisioner]:
         yield process
     finally:
         process.close()
+
+
+def test_in_a_full_pool_nodes_come_and_go(ceph: Ceph, ours: Provisioner, nodes: tuple[str, str]) -> None:
+    with ceph.extra_pool() as pool, fresh(ours) as process:
+        made = process.create(Place("dev", pool), "pvc-full")
+        with quota(ceph, pool, 1):
+            process.attachments.attach(made.id, nodes[0], WRITER)
+            process.attachments.record_client(made.id, nodes[0], "192.0.2.9:0/9")
+            moved_to(process, made, nodes)
+        assert process.volumes.get(made.id).nodes == (nodes[1],)
 
 
 # --- killed on the way ---
