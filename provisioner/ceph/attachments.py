@@ -98,7 +98,7 @@ class CephAttachments:
         place = volume.id.place
         self._note(place.cluster, fences_)
         with self._places.at(place, credentials) as (connection, pool), explained(f"fencing clients of {volume.id}"):
-            fences.fence(connection, addresses)
+            fences.fence(connection, addresses, lambda address: self._fences.alone(place.cluster, address))
             self._wait_for_osds(connection, volume)
             fences.release_locks(pool, volume.image_id, addresses)
 

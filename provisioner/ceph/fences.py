@@ -12,7 +12,8 @@ Ceph fences a client by its full address, in the map that every OSD has. Three t
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import rados
 import rbd
@@ -29,19 +30,36 @@ _LONG = FOR_GOOD / 5
 _EXCLUSIVE_LOCK = "rbd_lock"
 
 
-def fence(connection: Connection, addresses: Collection[str]) -> None:
+Alone = Callable[[str], AbstractContextManager[None]]
+"""Keeps all of our other processes from working on the fence of the address, for the block."""
+
+
+def fence(connection: Connection, addresses: Collection[str], alone: Alone) -> None:
     """Fence the clients and ask the monitors whether they are. Raises Unavailable if that can't be had."""
     ends = connection.blocklist()
     for address in addresses:
-        if ends.get(address, 0) - time.time() > _LONG:
-            continue
-        if address in ends:
-            # what it writes in between comes before the fence, as what it wrote until now
-            connection.unfence(address)
-        connection.fence(address, FOR_GOOD)
+        if address not in ends:
+            connection.fence(address, FOR_GOOD)
+        elif not _is_long(ends, address):
+            with alone(address):
+                _lengthen(connection, address)
     ends = connection.blocklist()
-    if missing := [address for address in addresses if ends.get(address, 0) - time.time() < _LONG]:
+    if missing := [address for address in addresses if not _is_long(ends, address)]:
         raise Unavailable(f"the monitors do not list {', '.join(missing)} as fenced for good; asked again, they may")
+
+
+def _lengthen(connection: Connection, address: str) -> None:
+    """Lift a short fence and set one for good: what the client writes in between comes before it, as what it wrote until now.
+
+    Alone, since another process that was slow to look would lift the long one, when somebody else has the volume already.
+    """
+    if not _is_long(connection.blocklist(), address):
+        connection.unfence(address)
+        connection.fence(address, FOR_GOOD)
+
+
+def _is_long(ends: Mapping[str, float], address: str) -> bool:
+    return ends.get(address, 0) - time.time() > _LONG
 
 
 def barrier(connection: Connection, place: Place) -> None:

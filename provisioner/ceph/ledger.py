@@ -4,6 +4,7 @@ The home place is the first of the cluster's configured ones, so that every proc
 config file's user, whatever credentials a request brought: those may end at another pool.
 """
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ import rados
 from provisioner.ceph import wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Places
+from provisioner.core.errors import Conflict
 
 
 class Ledger:
@@ -42,6 +44,22 @@ class Ledger:
         with self._home(cluster) as pool, rados.WriteOpCtx() as operation:
             pool.remove_omap_keys(operation, (key,))
             pool.operate_write_op(operation, self._object, flags=wire.FULL_FORCE)
+
+    @contextmanager
+    def alone(self, cluster: str, key: str) -> Iterator[None]:
+        """Keep everybody else from doing the same with an entry, for the block. Raises Conflict while another is at it.
+
+        Holds for as long as three calls to Ceph may take.
+        """
+        seconds = 3 * self._places.clusters.config(cluster).timeout
+        name, cookie = f"entry.{key}", uuid.uuid4().hex
+        with self._home(cluster) as pool:
+            if not wire.lock(pool, self._object, name, cookie, "at work", seconds):
+                raise Conflict(f"{self._object}: {key}", "another process works on it")
+            try:
+                yield
+            finally:
+                wire.unlock(pool, self._object, name, cookie)
 
     @contextmanager
     def _home(self, cluster: str) -> Iterator[rados.Ioctx]:

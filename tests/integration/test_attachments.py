@@ -303,6 +303,19 @@ def test_a_fence_of_an_hour_is_made_one_for_good(
     assert fenced_until(ceph, staged.address) > YEAR
 
 
+def test_two_controllers_that_take_it_from_the_same_node_at_once_both_end_with_a_fence_for_good(
+    ceph: Ceph, ours: Provisioner, peer: Provisioner, volume: Volume, nodes: tuple[str, str], staged: NodeClient
+) -> None:
+    ceph.command("osd blocklist", blocklistop="add", addr=staged.address)
+    with ThreadPoolExecutor(2) as pool:
+        done = [
+            pool.submit(_succeeds, Conflict, lambda p=each: p.attachments.detach(volume.id, nodes[0])) for each in (ours, peer)
+        ]
+        assert any(each.result() for each in done)
+    assert fenced_until(ceph, staged.address) > YEAR
+    assert ours.volumes.get(volume.id).nodes == ()
+
+
 def test_the_next_node_finds_the_lock_free_and_leaves_the_fence_as_it_is(
     ceph: Ceph, ours: Provisioner, place: Place, volume: Volume, nodes: tuple[str, str], staged: NodeClient
 ) -> None:

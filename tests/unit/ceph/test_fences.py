@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -28,6 +28,15 @@ class Cluster:
         self.names: list[str] = []
         self.codes: dict[int, int] = {}
         self.deaf, self.gone = deaf, False
+        self.before: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def alone(self, address: str) -> Iterator[None]:
+        """Another process may have been at it before us."""
+        self.before()
+        self.steps.append("lock")
+        yield
+        self.steps.append("unlock")
 
     def blocklist(self) -> dict[str, float]:
         return dict(self.listed)
@@ -62,28 +71,37 @@ class Cluster:
 
 def test_a_fence_is_for_years() -> None:
     cluster = Cluster()
-    fences.fence(cluster, [ADDRESS])  # type: ignore[arg-type]
+    fences.fence(cluster, [ADDRESS], cluster.alone)  # type: ignore[arg-type]
     assert cluster.listed[ADDRESS] - time.time() > FOR_GOOD - 60
 
 
 def test_one_that_is_for_years_already_is_left_alone() -> None:
     cluster = Cluster()
     cluster.listed[ADDRESS] = time.time() + FOR_GOOD / 2
-    fences.fence(cluster, [ADDRESS])  # type: ignore[arg-type]
+    fences.fence(cluster, [ADDRESS], cluster.alone)  # type: ignore[arg-type]
     assert cluster.steps == []
 
 
 def test_a_short_one_is_replaced_since_a_second_would_not_lengthen_it() -> None:
     cluster = Cluster()
     cluster.listed[ADDRESS] = time.time() + 3600
-    fences.fence(cluster, [ADDRESS])  # type: ignore[arg-type]
-    assert cluster.steps == ["rm", "add"]
+    fences.fence(cluster, [ADDRESS], cluster.alone)  # type: ignore[arg-type]
+    assert cluster.steps == ["lock", "rm", "add", "unlock"]
     assert cluster.listed[ADDRESS] - time.time() > FOR_GOOD - 60
 
 
+def test_one_that_another_process_just_replaced_is_not_lifted_again() -> None:
+    cluster = Cluster()
+    cluster.listed[ADDRESS] = time.time() + 3600
+    cluster.before = lambda: cluster.listed.update({ADDRESS: time.time() + FOR_GOOD})
+    fences.fence(cluster, [ADDRESS], cluster.alone)  # type: ignore[arg-type]
+    assert cluster.steps == ["lock", "unlock"]
+
+
 def test_what_the_monitors_do_not_list_is_not_fenced_whatever_they_said() -> None:
+    cluster = Cluster(deaf=True)
     with pytest.raises(Unavailable, match=ADDRESS):
-        fences.fence(Cluster(deaf=True), [ADDRESS])  # type: ignore[arg-type]
+        fences.fence(cluster, [ADDRESS], cluster.alone)  # type: ignore[arg-type]
 
 
 def test_every_placement_group_is_asked_once_with_the_newest_map() -> None:
