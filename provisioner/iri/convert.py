@@ -40,6 +40,17 @@ def create_request(asked: pb.Volume, chosen: VolumeClass, limits: Limits, place:
     return CreateRequest(_name(asked.metadata.labels), place, size, chosen.layout, kept, qos=qos)
 
 
+def inherited(asked: pb.Volume, snapshot: Mapping[str, str]) -> dict[str, str]:
+    """What a volume has from the labels of its snapshot: it is encrypted if that is, with the same key.
+
+    The poollet sends that key again, to no purpose. Raises InvalidRequest where there is nothing to inherit.
+    """
+    kept = {key: value for key, value in snapshot.items() if key == ENCRYPTED}
+    if asked.spec.HasField("encryption") and not kept:
+        raise InvalidRequest("volume.spec.encryption", KEY, "the snapshot is not encrypted, nor can what is restored from it be")
+    return kept
+
+
 def refuse_smaller(size: SizeRange, least: int, source: str) -> None:
     """Raise OutOfRange for a volume that its content does not fit into."""
     if size.choose() < least:
@@ -67,8 +78,6 @@ def _source_labels(spec: pb.VolumeSpec) -> dict[str, str]:
     for kind, given in (("image_data_source", image), ("snapshot_data_source", snapshot)):
         if source.HasField(kind) and not given:  # type: ignore[arg-type]
             raise InvalidRequest(f"volume.spec.volume_data_source.{kind}", "", "must name one")
-    if encrypted and snapshot:
-        raise InvalidRequest("volume.spec.encryption", KEY, "a restored volume keeps the key of the snapshot's volume")
     if encrypted and image:
         raise InvalidRequest("volume.spec.encryption", KEY, "a clone of an OS image can't be encrypted")
     told = {_IMAGE: image, _ARCHITECTURE: source.image_data_source.architecture, _SNAPSHOT: snapshot}

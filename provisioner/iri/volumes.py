@@ -188,7 +188,8 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
         if source.HasField("snapshot_data_source"):
             snapshot = self._shots.source(source.snapshot_data_source.snapshot_id, asked.metadata.labels)
             convert.refuse_smaller(wanted.size, snapshot.size, f"snapshot {snapshot.name}")
-            wanted = replace(wanted, source=snapshot.id, labels={**wanted.labels, **_inherited(snapshot.labels)})
+            passphrase = None  # there is data, encrypted or not
+            wanted = replace(wanted, source=snapshot.id, labels={**wanted.labels, **convert.inherited(asked, snapshot.labels)})
         return self._handed_out(self._made(wanted, passphrase))
 
     def _from_image(self, source: pb.ImageDataSource, wanted: CreateRequest, name: VolumeId) -> Volume | None:

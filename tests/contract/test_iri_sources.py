@@ -100,13 +100,22 @@ def test_an_encrypted_volume_opens_with_its_key_only_and_so_does_its_copy(runtim
     again = runtime.stub.CreateVolume(encrypted(uid), timeout=120).volume
     assert again.status.access.handle == made.status.access.handle
     taken = runtime.snap(new_uid(), uid)
-    restored = runtime.restore(copy := new_uid(), taken.metadata.id, 64 * MIB)
+    # the poollet sends the key that is inherited along
+    asked = encrypted(copy := new_uid())
+    asked.volume.spec.volume_data_source.snapshot_data_source.snapshot_id = taken.metadata.id
+    restored = runtime.stub.CreateVolume(asked, timeout=30).volume
     with opened(made.status.access) as source, opened(restored.status.access) as image:
         assert image.read(0, 32 * MIB) == source.read(0, 32 * MIB)
-    asked = encrypted(copy).volume
-    asked.spec.volume_data_source.snapshot_data_source.snapshot_id = taken.metadata.id
+    assert [each.metadata.id for each in runtime.by_uid(copy)] == [copy]
+
+
+def test_a_snapshot_in_clear_cannot_be_restored_encrypted(runtime: Runtime, ceph: Ceph) -> None:
+    made = runtime.create(size=64 * MIB)
+    asked = encrypted(uid := new_uid())
+    asked.volume.spec.volume_data_source.snapshot_data_source.snapshot_id = runtime.snap(new_uid(), made.metadata.id).metadata.id
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "volume.spec.encryption"):
-        runtime.stub.CreateVolume(pb.CreateVolumeRequest(volume=asked), timeout=30)
+        runtime.stub.CreateVolume(asked, timeout=30)
+    assert uid not in ceph.images()
 
 
 @pytest.mark.parametrize("key", [b"", b"short", bytes(513)])
