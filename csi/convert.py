@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from csi import capabilities
 from csi.pb import csi_pb2
 from provisioner.core.errors import InvalidRequest, NotFound
-from provisioner.core.ids import Place, SnapshotId, VolumeId, check_place
+from provisioner.core.ids import GroupId, Place, SnapshotId, VolumeId, check_place
 from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Source, Volume
 from provisioner.core.parameters import ClassParameters, read_parameters, read_qos
 from provisioner.core.qos import Qos
@@ -138,6 +138,16 @@ def found_snapshot(text: str, field: str = "snapshot_id") -> Iterator[SnapshotId
     snapshot = SnapshotId.parse(text)
     with _nowhere_is_not_found(f"snapshot {snapshot}"):
         yield snapshot
+
+
+@contextmanager
+def found_group(text: str) -> Iterator[GroupId]:
+    """A group snapshot to look for. NotFound as for volumes."""
+    if not text:
+        raise InvalidRequest("group_snapshot_id", "", "must not be empty")
+    group = GroupId.parse(text)
+    with _nowhere_is_not_found(f"group snapshot {group}"):
+        yield group
 
 
 @contextmanager

@@ -12,6 +12,7 @@ _Expansion = csi_pb2.PluginCapability.VolumeExpansion
 
 CAPABILITIES = (
     csi_pb2.PluginCapability(service=_Service(type=_Service.CONTROLLER_SERVICE)),
+    csi_pb2.PluginCapability(service=_Service(type=_Service.GROUP_CONTROLLER_SERVICE)),
     csi_pb2.PluginCapability(service=_Service(type=_Service.SNAPSHOT_METADATA_SERVICE)),
     csi_pb2.PluginCapability(volume_expansion=_Expansion(type=_Expansion.ONLINE)),
 )

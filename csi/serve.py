@@ -7,6 +7,7 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
 from csi.controller import Controller
+from csi.groups import GroupController
 from csi.identity import Identity
 from csi.listing import BadToken, Listing, ReadPage
 from csi.node import NodeService
@@ -19,6 +20,7 @@ from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
+from provisioner.core.groups import Groups
 from provisioner.core.health import Health, HealthStore
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Volume
@@ -37,6 +39,7 @@ LIGHT = frozenset(
         "/csi.v1.Identity/GetPluginCapabilities",
         "/csi.v1.Identity/Probe",
         "/csi.v1.Controller/ControllerGetCapabilities",
+        "/csi.v1.GroupController/GroupControllerGetCapabilities",
         "/csi.v1.Node/NodeGetCapabilities",
         "/csi.v1.Node/NodeGetInfo",
     )
@@ -55,6 +58,7 @@ class Backend:
     places: Callable[[str], Sequence[Place]]
     read_page: ReadPage[Volume]
     snapshots: Snapshots
+    groups: Groups
     changes: Changes
     choices: Choices
     attachments: Attachments
@@ -97,8 +101,9 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topol
         controller.serve_snapshots(backend.snapshots, Listing(backend.clusters, backend.places, backend.snapshots.page))
         csi_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         csi_pb2_grpc.add_ControllerServicer_to_server(controller, server)
+        csi_pb2_grpc.add_GroupControllerServicer_to_server(GroupController(backend.groups, backend.clusters), server)
         csi_pb2_grpc.add_SnapshotMetadataServicer_to_server(SnapshotMetadata(backend.changes), server)
-        return ["csi.v1.Identity", "csi.v1.Controller", "csi.v1.SnapshotMetadata"]
+        return ["csi.v1.Identity", "csi.v1.Controller", "csi.v1.GroupController", "csi.v1.SnapshotMetadata"]
 
     server = Server(listen, policy, register)
     server.start()

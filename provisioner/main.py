@@ -17,6 +17,7 @@ from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.content import CephContent
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.event_log import EventLog
+from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.health import CephHealth
 from provisioner.ceph.keys import Keys
 from provisioner.ceph.nodes import NodeImages
@@ -31,6 +32,7 @@ from provisioner.core.by_cluster import by_cluster
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.errors import InvalidRequest, ProvisionerError, Unavailable
+from provisioner.core.groups import Groups
 from provisioner.core.ids import Place, check_place
 from provisioner.core.ports import VolumeStore
 from provisioner.core.single_flight import SingleFlight
@@ -203,6 +205,7 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
         places=lambda name: config.clusters()[name].places(),
         read_page=store.page,
         snapshots=Snapshots(CephSnapshots(places), flights),
+        groups=Groups(CephGroups(places), CephSnapshots(places), flights),
         changes=Changes(CephChanges(places)),
         choices=Choices(volumes, CephReservations(places)),
         attachments=Attachments(CephAttachments(places), flights, metrics.on_fence),

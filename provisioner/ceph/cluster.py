@@ -240,6 +240,11 @@ class Clusters:
         with connection.used():
             yield connection
 
+    def alone(self, name: str, credentials: Credentials | None) -> Connection:
+        """A connection that nobody else uses; its user retires it. Raises Denied, Unavailable."""
+        config = self.config(name)
+        return Connection(config, _connect(config, credentials), config.stamp())
+
     def close(self) -> None:
         """Retire every connection."""
         with self._lock:

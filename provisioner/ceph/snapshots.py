@@ -5,6 +5,7 @@ refuses. A process killed between leaves a claim, or a claim and a snapshot with
 Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the mark, which is what a retry finds the way by.
 """
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,8 @@ from provisioner.core.model import Credentials, Entry, Origin, Snapshot, Snapsho
 
 _LOOKED_AT = 1000
 """Images that one page of snapshots looks at."""
+_TOLD = 3
+"""Times that a client which holds an image's lock is told of a snapshot that it doesn't know."""
 
 
 class CephSnapshots:
@@ -149,12 +152,19 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot:
 
 
 def remove(pool: rados.Ioctx, image_id: str, name: str) -> None:
-    """Have librbd remove the snapshot of that name; Ceph sets it aside while clones need it. Gone already is fine."""
-    try:
-        with rbd.Image(pool, image_id=image_id) as image:
+    """Have librbd remove the snapshot of that name; Ceph sets it aside while clones need it. Gone already is fine.
+
+    librbd has the client remove it that holds the image's lock. Where a snapshot's author was killed before it told the others,
+    that one doesn't know of the snapshot, and librbd takes that for success: it is told then.
+    """
+    for _ in range(_TOLD):
+        with contextlib.suppress(rbd.ImageNotFound), rbd.Image(pool, image_id=image_id) as image:
             image.remove_snap(name)
-    except rbd.ImageNotFound:  # says librbd of image and snapshot alike
-        return
+        album = read_album(pool, image_id)
+        if album is None or album.named(name) is None:
+            return
+        headers.tell_watchers(pool, image_id)
+    raise Unavailable(f"snapshot {name} of image {image_id} is not seen by the client that has the image locked")
 
 
 def _create(image: rbd.Image, name: str) -> None:

@@ -92,6 +92,27 @@ class SnapshotId:
             raise NotFound(f"snapshot {text!r}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class GroupId:
+    """One group snapshot; `place` is where its record lies, not where its members are."""
+
+    place: Place
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.place}/@{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> "GroupId":
+        """Read an id back. Raises NotFound for text that can't name anything."""
+        place, at, name = text.partition("/@")
+        parts = place.split("/")
+        readable = at and len(parts) in (2, 3) and all(_PART.fullmatch(part) for part in (*parts, name))
+        if not readable or len(text.encode()) > _LONGEST:
+            raise NotFound(f"group snapshot {text!r}")
+        return cls(Place(*parts), name)
+
+
 def check_place(place: Place) -> Place:
     """Return `place` if ids can be made from it. Raises InvalidRequest with the offending field."""
     for field, value in (
@@ -122,6 +143,20 @@ def snapshot_name(volume: VolumeId, image_id: str, request: str) -> str:
     if plain and len(str(SnapshotId(volume, request, image_id)).encode()) <= ID_BYTES:
         return request
     return HASHED + hashlib.sha256(request.encode()).hexdigest()[:26]
+
+
+def group_id(place: Place, request: str) -> GroupId:
+    """Name the group snapshot for a request's name: itself where its id can bear it, else `cp-` and 32 hex digits of its hash."""
+    _check_request(request)
+    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
+    if plain and len(str(GroupId(place, request)).encode()) <= ID_BYTES:
+        return GroupId(place, request)
+    return GroupId(place, HASHED + hashlib.sha256(request.encode()).hexdigest()[:32])
+
+
+def member_name(group: GroupId, volume: VolumeId) -> str:
+    """Name the request for a member of a group snapshot, which no other one of the cluster has."""
+    return f"{group.name}.{hashlib.sha256(str(volume).encode()).hexdigest()[:10]}"
 
 
 def _check_request(request: str) -> None:

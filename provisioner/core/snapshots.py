@@ -4,7 +4,7 @@ A snapshot's name is unique in its cluster, whatever it is of, so the index is a
 truth. Each use case is safe to repeat, to interrupt and to race.
 """
 
-from provisioner.core.errors import AlreadyExists, Conflict, LimitReached, NotFound, ProvisionerError, Unavailable
+from provisioner.core.errors import AlreadyExists, Conflict, InvalidRequest, LimitReached, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import Place, SnapshotId, VolumeId
 from provisioner.core.model import Credentials, Entry, Origin, Snapshot, SnapshotPage, SnapshotRequest
 from provisioner.core.ports import SnapshotStore
@@ -47,8 +47,11 @@ class Snapshots:
         return self._store.find(entry.id, credentials) if entry is not None and entry.volume.place == place else None
 
     def delete(self, snapshot: SnapshotId, credentials: Credentials | None = None) -> None:
-        """Take the snapshot away; gone already is success. Volumes that were made from it live on."""
-        self._flights.run("delete snapshot", str(snapshot), credentials, lambda: self._store.remove(snapshot, credentials))
+        """Take the snapshot away; gone already is success. Volumes that were made from it live on.
+
+        Raises InvalidRequest for a member of a group snapshot, which goes with its group.
+        """
+        self._flights.run("delete snapshot", str(snapshot), credentials, lambda: self._delete(snapshot, credentials))
 
     def of(self, volume: VolumeId, credentials: Credentials | None = None) -> list[Snapshot]:
         """The snapshots of the volume, oldest first; none for a volume that isn't there."""
@@ -73,6 +76,12 @@ class Snapshots:
                 return self._take(claim, request.credentials)
             entry = self._entry(request)
         raise Unavailable(f"snapshot {request.name} kept changing under {_ROUNDS} attempts")
+
+    def _delete(self, snapshot: SnapshotId, credentials: Credentials | None) -> None:
+        found = self._store.find(snapshot, credentials)
+        if found is not None and found.group:
+            raise InvalidRequest("snapshot_id", snapshot, f"is a part of group snapshot {found.group}: delete that")
+        self._store.remove(snapshot, credentials)
 
     def _entry(self, request: SnapshotRequest) -> Entry | None:
         return self._store.entry(request.source.place.cluster, request.name, request.credentials)

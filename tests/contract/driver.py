@@ -16,6 +16,7 @@ from csi.serve import Backend, serve
 from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import ClusterConfig, Clusters
 from provisioner.ceph.diff import CephChanges
+from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.health import CephHealth
 from provisioner.ceph.places import Places
 from provisioner.ceph.reservations import CephReservations
@@ -24,6 +25,7 @@ from provisioner.ceph.store import CephStore
 from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
+from provisioner.core.groups import Groups
 from provisioner.core.ids import Place
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
@@ -47,6 +49,7 @@ class Driver:
         self._channel = grpc.insecure_channel(self.endpoint)
         self.identity = csi_pb2_grpc.IdentityStub(self._channel)
         self.controller = csi_pb2_grpc.ControllerStub(self._channel)
+        self.groups = csi_pb2_grpc.GroupControllerStub(self._channel)
         self.snapshot_metadata = csi_pb2_grpc.SnapshotMetadataStub(self._channel)
 
     def close(self) -> None:
@@ -137,6 +140,7 @@ def running(
         places=places.of if clusters else lambda cluster: known,
         read_page=store.page,
         snapshots=Snapshots(CephSnapshots(places)),
+        groups=Groups(CephGroups(places), CephSnapshots(places)),
         changes=Changes(CephChanges(places)),
         choices=Choices(volumes, CephReservations(places)),
         attachments=attachments,

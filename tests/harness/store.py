@@ -17,12 +17,14 @@ import rbd
 
 from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import ClusterConfig, Clusters
+from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.places import Places
 from provisioner.ceph.reaper import Reap
 from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.core.attachments import Attachments
+from provisioner.core.groups import Groups
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange, Snapshot, SnapshotRequest, Source, Volume
 from provisioner.core.snapshots import Snapshots
@@ -45,6 +47,7 @@ class Provisioner:
         self.volumes = Volumes(self.store)
         self.snapshots = Snapshots(CephSnapshots(self.places))
         self.attachments = Attachments(CephAttachments(self.places))
+        self.groups = Groups(CephGroups(self.places), CephSnapshots(self.places))
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self.places.heartbeat, args=(self._stop,), daemon=True)
         self._heart.start()
@@ -197,6 +200,7 @@ def unexplained(pool: rados.Ioctx) -> set[str]:
         "rbd_children",
         "ceph-provisioner.builds",
         "ceph-provisioner.flatten",
+        "ceph-provisioner.groups",
         PROCESSES,
     }
     known |= {f"ceph-provisioner.snapshots.{digit:x}" for digit in range(16)}
@@ -256,9 +260,9 @@ def read(ceph: Ceph, place: Place, image: str, length: int, at_byte: int = 0) ->
 class Victim:
     """A process of ours that does as told and is then killed: see `tests.harness.victim`."""
 
-    def __init__(self, ceph: Ceph, place: Place, *words: str) -> None:
+    def __init__(self, ceph: Ceph, place: Place, *words: str, module: str = "tests.harness.victim") -> None:
         config = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pool": place.pool, "namespace": place.namespace}
-        command = [sys.executable, "-m", "tests.harness.victim", json.dumps(config), *words]
+        command = [sys.executable, "-m", module, json.dumps(config), *words]
         root = Path(__file__).parents[2]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
         assert self._process.stdin is not None

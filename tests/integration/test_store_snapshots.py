@@ -1,5 +1,6 @@
 """Snapshots on a real Ceph: taken once, found again, refused clearly, taken away without a trace. Takes about 25 s."""
 
+import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import pytest
 import rbd
 
 from provisioner.ceph import index as name_index
-from provisioner.ceph.snapshots import CephSnapshots
+from provisioner.ceph.snapshots import CephSnapshots, remove
 from provisioner.core import snapshots as use_cases
 from provisioner.core.errors import AlreadyExists, Conflict, LimitReached, NotFound, ProvisionerError
 from provisioner.core.ids import Place, SnapshotId, VolumeId
@@ -353,3 +354,19 @@ def test_the_index_is_spread_over_its_objects(ceph: Ceph, place: Place) -> None:
             assert name_index.put(pool, Entry(f"s{number}", VolumeId(place, "pvc-1"), "abc"), None)
         assert {entry.name for entry in name_index.entries(pool)} == {f"s{number}" for number in range(200)}
         assert all(omap(pool, shard) for shard in name_index.SHARDS)
+
+
+def test_a_snapshot_that_the_client_with_the_lock_was_not_told_of_is_deleted(
+    ceph: Ceph, homely: Provisioner, place: Place
+) -> None:
+    """As a process leaves one that was killed between the header and its word to the others."""
+    volume = homely.create(place, "pvc-1")
+    with at(ceph, place) as pool, rbd.Image(pool, "pvc-1") as writer:
+        writer.write(b"x", 0)
+        number = pool.create_self_managed_snap()
+        user = struct.pack("<BBII", 1, 1, 4, 0)
+        added = struct.pack("<I", 6) + b"untold" + struct.pack("<Q", number) + user
+        pool.execute(f"rbd_header.{volume.image_id}", "rbd", "snapshot_add", added)
+        assert _rbd_snapshots(ceph, place, "pvc-1") == ["untold"]
+        remove(pool, volume.image_id, "untold")
+        assert _rbd_snapshots(ceph, place, "pvc-1") == []

@@ -1,0 +1,145 @@
+"""Group snapshots: rolls in an omap of the cluster's home place, members taken at one moment. The Ceph side of `core.groups`."""
+
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from provisioner.ceph import headers, index, snapshots, standstill, wire
+from provisioner.ceph.errors import explained
+from provisioner.ceph.places import Places, Room
+from provisioner.ceph.snapshot_headers import MARK, read_album
+from provisioner.ceph.standstill import Still
+from provisioner.core.errors import Conflict, NotFound
+from provisioner.core.groups import Roll, Stage
+from provisioner.core.ids import GroupId, Place, VolumeId
+from provisioner.core.model import Credentials, Entry, Snapshot
+
+GROUPS = "ceph-provisioner.groups"
+_PATIENCE = 10.0
+"""Seconds to wait for another process that works on the same group."""
+_LONGEST = 120
+"""Seconds that one process may be at work on a group: each call is bounded, and writers are held for much less."""
+
+
+class _Member(msgspec.Struct):
+    name: str
+    volume: str
+    image_id: str
+
+
+class _Value(msgspec.Struct):
+    name: str
+    members: list[_Member]
+    stage: Stage
+
+
+class CephGroups:
+    """Implements `core.groups.GroupStore`."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def home(self, cluster: str) -> Place:
+        """Where the rolls of a cluster lie."""
+        return self._places.home(cluster)
+
+    def roll(self, group: GroupId, credentials: Credentials | None) -> Roll | None:
+        """What is written of the group; what was garbled by hand counts as absent."""
+        with self._places.at(group.place, credentials) as (_, pool), explained(f"looking for group snapshot {group}"):
+            raw = wire.omap_values(pool, GROUPS, group.name).get(group.name)
+        return None if raw is None else _roll(group, raw.decode(errors="replace"))
+
+    def write(self, roll: Roll, over: Roll | None, credentials: Credentials | None) -> Roll | None:
+        """Write the roll in place of `over`, or of none."""
+        members = [{"name": each.name, "volume": str(each.volume), "image_id": each.image_id} for each in roll.members]
+        told = {"name": roll.name, "members": members, "stage": roll.stage.value, "stamp": uuid.uuid4().hex}
+        raw = json.dumps(told)  # ASCII, as comparisons need
+        with (
+            self._places.enrolled(roll.id.place, credentials) as room,
+            explained(f"writing down group snapshot {roll.id}"),
+        ):
+            done = wire.omap_replace(room.pool, GROUPS, roll.id.name, raw, over.raw if over else "")
+        return _roll(roll.id, raw) if done else None
+
+    def drop(self, roll: Roll, credentials: Credentials | None) -> bool:
+        """Take the roll away."""
+        with (
+            self._places.enrolled(roll.id.place, credentials) as room,
+            explained(f"striking out group snapshot {roll.id}"),
+        ):
+            return wire.omap_drop(room.pool, GROUPS, roll.id.name, roll.raw)
+
+    @contextmanager
+    def held(self, group: GroupId, credentials: Credentials | None) -> Iterator[None]:
+        """Keep others from working on the group for the block, by a RADOS lock that ends with this process."""
+        task = f"group.{hashlib.sha256(group.name.encode()).hexdigest()[:32]}"
+        with self._places.enrolled(group.place, credentials) as room, explained(f"working on group snapshot {group}"):
+            _wait_for(room, task, group)
+            try:
+                yield
+            finally:
+                room.registry.let_go(room.pool, task)
+
+    def take(self, roll: Roll, credentials: Credentials | None) -> tuple[Snapshot, ...]:
+        """Hold all writers still, take the members, let go; then mark them."""
+        wanted = [Still(each.volume, each.image_id, each.id.snapshot) for each in roll.members]
+        with self._places.enrolled(roll.id.place, credentials) as room:
+            alone = self._places.clusters.alone(roll.id.place.cluster, credentials)
+            standstill.take(alone, room.connection, wanted)
+        return tuple(self._marked(roll, each, credentials) for each in roll.members)
+
+    def wipe(self, roll: Roll, credentials: Credentials | None) -> None:
+        """Take away every member with its entry and its mark, in the order of `CephSnapshots.remove`."""
+        for member in roll.members:
+            self._wipe(roll, member, credentials)
+
+    def _marked(self, roll: Roll, member: Entry, credentials: Credentials | None) -> Snapshot:
+        with (
+            self._places.enrolled(member.volume.place, credentials) as room,
+            explained(f"marking snapshot {member.name} of image {member.volume}"),
+        ):
+            return snapshots.commit(room.pool, member, group=str(roll.id))
+
+    def _wipe(self, roll: Roll, member: Entry, credentials: Credentials | None) -> None:
+        place, name = member.volume.place, member.id.snapshot
+        with (
+            self._places.enrolled(self.home(place.cluster), credentials) as home,
+            self._places.enrolled(place, credentials) as room,
+            explained(f"deleting snapshot {member.name} of image {member.volume}"),
+        ):
+            kept, album = index.read(home.pool, member.name), read_album(room.pool, member.image_id)
+            claimed = kept is not None and (kept.volume, kept.image_id) == (member.volume, member.image_id)
+            there = album.named(name) if album is not None else None
+            mark = album.marks.get(name) if album is not None else None
+            ours = mark.group == str(roll.id) if mark is not None else claimed
+            if there is not None and ours:
+                snapshots.remove(room.pool, member.image_id, name)
+            if kept is not None and claimed and ours:
+                index.drop(home.pool, kept)
+            if mark is not None and ours:
+                headers.change_metadata(room.pool, member.image_id, {}, remove=[MARK + name])
+
+
+def _wait_for(room: Room, task: str, group: GroupId) -> None:
+    """Take the lock, from the dead at once, from the living when they are done. Raises Conflict."""
+    deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
+    while not room.registry.hold(room.pool, task, _LONGEST):
+        if time.monotonic() > deadline:
+            raise Conflict(f"group snapshot {group}", "another process is at work on it")
+        room.registry.living(room.pool)
+        pause.wait(0.2)
+
+
+def _roll(group: GroupId, raw: str) -> Roll | None:
+    try:
+        value = msgspec.json.decode(raw, type=_Value)
+        members = tuple(Entry(each.name, VolumeId.parse(each.volume), each.image_id) for each in value.members)
+    except (msgspec.DecodeError, NotFound):
+        return None
+    return Roll(group, value.name, members, value.stage, raw)
