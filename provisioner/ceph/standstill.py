@@ -14,6 +14,7 @@ import ctypes
 import errno
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ from provisioner.core.ids import Place, VolumeId
 
 MOST = 10.0
 """Seconds that writers may be held."""
+_OPENING = 20.0
 _FENCED = 300.0
 _AT_ONCE = 8
 _HEARD = 5.0
@@ -58,9 +60,9 @@ def take(alone: Connection, main: Connection, wanted: Sequence[Still], most: flo
     """
     work = _Work(alone, sorted(wanted, key=lambda still: str(still.volume)))
     threading.Thread(target=work.run, name="standstill", daemon=True).start()
-    if not work.ended(most):
+    if why := work.overdue(most):
         main.fence(alone.address, _FENCED)
-        raise Unavailable(f"the writers of {len(wanted)} volumes were held for {most:.0f} s, which is too long: they were let go")
+        raise Unavailable(why)
     if work.failure is not None:
         raise work.failure
 
@@ -73,12 +75,17 @@ class _Work:
         self._holds, self._ended = threading.Event(), threading.Event()
         self.failure: ProvisionerError | None = None
 
-    def ended(self, most: float) -> bool:
-        """Wait for the end; False if writers were held for `most` seconds before it."""
+    def overdue(self, most: float) -> str:
+        """Wait for the end; tell why it was waited for in vain: writers were held for `most` seconds, or images don't open."""
+        deadline = time.monotonic() + _OPENING
         while not self._holds.wait(0.05):
             if self._ended.is_set():
-                return True
-        return self._ended.wait(most)
+                return ""
+            if time.monotonic() > deadline:
+                return f"{len(self._wanted)} images could not be opened within {_OPENING:.0f} s"
+        if self._ended.wait(most):
+            return ""
+        return f"the writers of {len(self._wanted)} volumes were held for {most:.0f} s, which is too long: they were let go"
 
     def run(self) -> None:
         """Do it, and close the connection."""
