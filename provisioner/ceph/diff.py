@@ -8,15 +8,14 @@ waiting; so after each range the snapshots are looked for again: of one that wen
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
 
 import rados
 import rbd
 
-from provisioner.ceph import wire
+from provisioner.ceph import marks
 from provisioner.ceph.errors import explained
-from provisioner.ceph.headers import header_object
 from provisioner.ceph.places import Places
+from provisioner.ceph.snapshot_headers import read_album
 from provisioner.core.changes import Batch, Run
 from provisioner.core.errors import InvalidRequest, NotFound, OutOfRange
 from provisioner.core.ids import SnapshotId
@@ -43,21 +42,27 @@ class CephChanges:
         with (
             self._places.at(target.volume.place, credentials) as (_, pool),
             explained(f"reading what changed in {target}"),
-            _opened(pool, target) as image,
         ):
-            if base is not None and (base.volume.place, base.image_id) != (target.volume.place, target.image_id):
-                self._refuse_other(base, target, credentials)
-            compared = [_Compared(each, _number(image, each)) for each in (base, target) if each]
-            walk = _begun(image, compared, start)
-            for runs in walk.batches(start):
-                for each in compared:
-                    each.check(pool)
-                yield Batch(walk.size, tuple(runs))
+            younger = _looked_up(pool, target)
+            compared = [*self._older(pool, base, target, credentials), younger]
+            with _opened(pool, target) as image:
+                walk = _begun(image, compared, start)
+                for runs in walk.batches(start):
+                    for each in compared:
+                        each.check(pool)
+                    yield Batch(walk.size, tuple(runs))
 
-    def _refuse_other(self, base: SnapshotId, target: SnapshotId, credentials: Credentials | None) -> NoReturn:
+    def _older(
+        self, pool: rados.Ioctx, base: SnapshotId | None, target: SnapshotId, credentials: Credentials | None
+    ) -> list["_Compared"]:
+        """The base, if there is one. InvalidRequest for one of another volume, NotFound if it isn't there at all."""
+        if base is None:
+            return []
+        if (base.volume.place, base.image_id) == (target.volume.place, target.image_id):
+            return [_looked_up(pool, base)]
         try:
-            with self._places.at(base.volume.place, credentials) as (_, pool), _opened(pool, base) as image:
-                _number(image, base)
+            with self._places.at(base.volume.place, credentials) as (_, there):
+                _looked_up(there, base)
         except InvalidRequest:  # no such cluster or pool
             raise NotFound(f"snapshot {base}") from None
         raise InvalidRequest("base_snapshot_id", base, f"is no snapshot of the volume of {target}")
@@ -72,13 +77,18 @@ class _Compared:
 
     def check(self, pool: rados.Ioctx) -> None:
         """Raise NotFound if the snapshot isn't there any more."""
-        key = f"snapshot_{self.number:016x}"
-        entry = wire.omap_values(pool, header_object(self.id.image_id), key).get(key, b"")
-        if wire.text(entry, _NAME_AT) != self.id.snapshot:  # a deleted one that clones need lives on under another name
+        album = read_album(pool, self.id.image_id)
+        there = album.named(self.id.snapshot) if album is not None else None
+        if there is None or there.number != self.number:  # a deleted one that clones need lives on under another name
             raise NotFound(f"snapshot {self.id}")
 
 
-_NAME_AT = 14
+def _looked_up(pool: rados.Ioctx, snapshot: SnapshotId) -> _Compared:
+    album = read_album(pool, snapshot.image_id)
+    there = album.named(snapshot.snapshot) if album is not None else None
+    if album is None or there is None or album.mark_of(there) is None or marks.is_dying(album.header):
+        raise NotFound(f"snapshot {snapshot}")
+    return _Compared(snapshot, there.number)
 
 
 def _begun(image: rbd.Image, compared: list[_Compared], start: int) -> "_Walk":
@@ -100,13 +110,6 @@ def _opened(pool: rados.Ioctx, snapshot: SnapshotId) -> Iterator[rbd.Image]:
         raise NotFound(f"snapshot {snapshot}") from None
     with image:
         yield image
-
-
-def _number(image: rbd.Image, snapshot: SnapshotId) -> int:
-    for each in image.list_snaps():
-        if each["name"] == snapshot.snapshot and each["namespace"] == rbd.RBD_SNAP_NAMESPACE_TYPE_USER:
-            return int(each["id"])
-    raise NotFound(f"snapshot {snapshot}")
 
 
 class _Walk:

@@ -13,7 +13,6 @@ import pytest
 import rbd
 
 from csi.pb import csi_pb2
-from provisioner.core.ids import SnapshotId, VolumeId
 from tests.contract.driver import GIB, MIB, Driver, refused, unique
 from tests.harness.ceph import Ceph
 
@@ -40,22 +39,20 @@ def written(driver: Driver, ceph: Ceph, request: pytest.FixtureRequest) -> Itera
         image.write(b"a" * 8 * K, 0)
         image.write(b"b" * 4 * K, 10 * MIB)
         image.write(b"c" * 4 * MIB, 20 * MIB)
-        old = snapshot(driver, image, name, "old")
+        old = snapshot(driver, name)
         image.write(b"d" * 4 * K, 4 * K)
         image.discard(20 * MIB, 4 * MIB)
         image.resize(64 * MIB)
         image.write(b"e" * 4 * K, 64 * MIB - 4 * K)
-        new = snapshot(driver, image, name, "new")
+        new = snapshot(driver, name)
     yield Written(name, old, new)
-    with ceph.open_image(name) as image:
-        for each in list(image.list_snaps()):
-            image.remove_snap(each["name"])
+    for each in (old, new):
+        driver.delete_snapshot(each)
     driver.delete(driver.id_of(name))
 
 
-def snapshot(driver: Driver, image: rbd.Image, name: str, snapshot: str) -> str:
-    image.create_snap(snapshot)
-    return str(SnapshotId(VolumeId.parse(driver.id_of(name)), snapshot, image.id()))
+def snapshot(driver: Driver, name: str) -> str:
+    return driver.snapshot(driver.id_of(name)).snapshot_id
 
 
 def allocated(
@@ -77,7 +74,7 @@ def runs(answers: Sequence[csi_pb2.GetMetadataAllocatedResponse | csi_pb2.GetMet
 
 
 def content(ceph: Ceph, image: str, snapshot_id: str) -> bytes:
-    with ceph.admin_pool() as pool, rbd.Image(pool, image, snapshot_id.split("@")[1].split(".")[0]) as opened:
+    with ceph.admin_pool() as pool, rbd.Image(pool, image, snapshot_id.split("@")[1].rpartition(".")[0]) as opened:
         data: bytes = opened.read(0, opened.size())
         return data
 
@@ -146,9 +143,31 @@ def test_a_start_outside_of_the_snapshot_is_out_of_range(driver: Driver, written
         delta(driver, written.old, written.new, start)
 
 
+def test_a_foreign_snapshot_is_not_found(driver: Driver, ceph: Ceph, written: Written) -> None:
+    with ceph.open_image(written.image) as image:
+        image.create_snap("by-hand")
+        foreign = f"{driver.id_of(written.image)}@by-hand.{image.id()}"
+        try:
+            with refused(grpc.StatusCode.NOT_FOUND, foreign):
+                allocated(driver, foreign)
+        finally:
+            image.remove_snap("by-hand")
+
+
+def test_a_member_of_a_group_snapshot_can_be_compared(driver: Driver, ceph: Ceph) -> None:
+    name = unique()
+    volume_id = driver.create(name, 8 * MIB).volume_id
+    base = snapshot(driver, name)
+    with ceph.open_image(name) as image:
+        image.write(b"x" * 4 * K, 4 * MIB)
+    request = csi_pb2.CreateVolumeGroupSnapshotRequest(name=unique("group-"), source_volume_ids=[volume_id])
+    group = driver.groups.CreateVolumeGroupSnapshot(request, timeout=60).group_snapshot
+    assert runs(delta(driver, base, group.snapshots[0].snapshot_id)) == [(4 * MIB, 4 * K)]
+
+
 def test_what_is_no_snapshot_is_not_found(driver: Driver, written: Written) -> None:
     others = (
-        written.old.replace("@old", "@other"),
+        written.old.replace("@", "@other"),
         written.old.rpartition(".")[0] + ".abc",
         "dev/gone/a@b.c",
         "else/rbd/a@b.c",
@@ -178,8 +197,7 @@ def test_the_older_snapshot_is_the_base(driver: Driver, written: Written) -> Non
 def test_snapshots_of_two_volumes_are_not_compared(driver: Driver, ceph: Ceph, written: Written) -> None:
     other = unique()
     driver.create(other, MIB)
-    with ceph.open_image(other) as image:
-        foreign = snapshot(driver, image, other, "old")
+    foreign = snapshot(driver, other)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "base_snapshot_id"):
         delta(driver, foreign, written.new)
 
@@ -208,7 +226,7 @@ def test_a_sparse_volume_of_a_tebibyte_is_told_at_once(driver: Driver, ceph: Cep
     with ceph.open_image(name) as image:
         for offset in at:
             image.write(b"x" * 4 * K, offset)
-        told = allocated(driver, snapshot(driver, image, name, "s"))
+        told = allocated(driver, snapshot(driver, name))
     assert runs(told) == [(offset, 4 * K) for offset in at]
 
 
@@ -219,6 +237,6 @@ def test_runs_of_a_striped_volume_come_in_order(driver: Driver, ceph: Ceph) -> N
     with ceph.open_image(name) as image:
         for offset in range(0, 8 * MIB, 36 * K):
             image.write(b"x" * 4 * K, offset)
-        told = runs(allocated(driver, snapshot(driver, image, name, "s")))
+        told = runs(allocated(driver, snapshot(driver, name)))
     assert all(run[0] + run[1] <= following[0] for run, following in pairwise(told))
     assert {offset // BLOCK for offset in range(0, 8 * MIB, 36 * K)} <= blocks(told)

@@ -1,7 +1,7 @@
 """What the store says of changed bytes, against the bytes themselves, whatever was written, wiped and grown. About 10 seconds."""
 
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import rados
@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from provisioner.ceph.diff import CephChanges
 from provisioner.core.changes import Run
 from provisioner.core.errors import NotFound
-from provisioner.core.ids import Place, SnapshotId, VolumeId
-from provisioner.core.model import MIB, Layout
+from provisioner.core.ids import Place, SnapshotId
+from provisioner.core.model import MIB, Layout, Volume
 from tests.harness.ceph import Ceph
-from tests.harness.store import Provisioner, at, new_place
+from tests.harness.store import Provisioner, at, new_place, write
 
 K = 1 << 10
 OBJECT = 16 * K
-SIZE = 256 * K
+SIZE = MIB
 FAST = frozenset(("layering", "exclusive-lock", "object-map", "fast-diff"))
 
-OFFSETS = st.integers(0, SIZE // K - 1).map(lambda number: number * K)
+OFFSETS = st.integers(0, 16 * OBJECT // K - 1).map(lambda number: number * K)
 LENGTHS = st.sampled_from([512, K, 5 * K, OBJECT, 3 * OBJECT])
 STEPS = st.lists(
     st.tuples(st.sampled_from(["write", "write", "wipe"]), OFFSETS, LENGTHS)
@@ -44,39 +44,19 @@ def place(ceph: Ceph) -> Place:
     return new_place(ceph)
 
 
-@contextmanager
-def made(pool: rados.Ioctx, bits: int, *, cloned: bool) -> Iterator[None]:
-    """An image for the block: empty, or a clone of one that holds something."""
-    order = OBJECT.bit_length() - 1
-    try:
-        if cloned:
-            rbd.RBD().create(pool, "parent", SIZE, order=order, features=bits)
-            with rbd.Image(pool, "parent") as parent:
-                parent.write(b"p" * 2 * OBJECT, 0)
-                parent.write(b"q" * K, 5 * OBJECT)
-                parent.create_snap("s")
-                parent.protect_snap("s")
-            rbd.RBD().clone(pool, "parent", "s", pool, "image", features=bits, order=order)
-        else:
-            rbd.RBD().create(pool, "image", SIZE, order=order, features=bits)
-        yield
-    finally:
-        for name in ("image", "parent"):
-            drop(pool, name)
+def made(process: Provisioner, ceph: Ceph, place: Place, layout: Layout, *, cloned: bool) -> Volume:
+    """A volume: empty, or restored from a snapshot that holds something."""
+    name = f"v{uuid.uuid4().hex[:8]}"
+    if not cloned:
+        return process.create(place, name, SIZE, layout)
+    process.create(place, f"{name}-parent", SIZE, layout)
+    write(ceph, place, f"{name}-parent", b"p" * 2 * OBJECT)
+    write(ceph, place, f"{name}-parent", b"q" * K, 5 * OBJECT)
+    return process.clone(place, name, process.snapshot(place, f"{name}-parent", f"{name}-s").id, SIZE, layout)
 
 
-def drop(pool: rados.Ioctx, name: str) -> None:
-    if name in rbd.RBD().list(pool):
-        with rbd.Image(pool, name) as image:
-            for snapshot in list(image.list_snaps()):
-                if image.is_protected_snap(snapshot["name"]):
-                    image.unprotect_snap(snapshot["name"])
-                image.remove_snap(snapshot["name"])
-        rbd.RBD().remove(pool, name)
-
-
-def content(pool: rados.Ioctx, snapshot: str) -> bytes:
-    with rbd.Image(pool, "image", snapshot) as image:
+def content(pool: rados.Ioctx, snapshot: SnapshotId) -> bytes:
+    with rbd.Image(pool, snapshot.volume.image, snapshot.snapshot) as image:
         data: bytes = image.read(0, image.size())
         return data
 
@@ -119,30 +99,28 @@ def test_no_byte_that_differs_is_left_out(
     second: list[tuple[str, int, int]],
     third: list[tuple[str, int, int]],
 ) -> None:
-    bits = sum({"layering": 1, "exclusive-lock": 4, "object-map": 8, "fast-diff": 16}[each] for each in features)
-    with at(ceph, place) as pool, made(pool, bits, cloned=cloned):
-        with rbd.Image(pool, "image") as image:
-            for number, steps in enumerate((first, second, third)):
-                for step in steps:
-                    act(image, *step)
-                image.create_snap(str(number))
-            image_id = image.id()
-        data = [content(pool, str(number)) for number in range(3)]
-        ids = [SnapshotId(VolumeId(place, "image"), str(number), image_id) for number in range(3)]
-        for base, target in ((None, 0), (None, 1), (None, 2), (0, 1), (0, 2), (1, 2)):
-            before = (data[base] if base is not None else b"").ljust(len(data[target]), b"\0")
-            marks = covered(told(process, ids[base] if base is not None else None, ids[target]), len(data[target]))
-            missed = [byte for byte in range(0, len(marks), 512) if before[byte] != data[target][byte] and not marks[byte]]
-            assert missed == [], (base, target)
+    volume = made(process, ceph, place, Layout(features, object_size=OBJECT), cloned=cloned)
+    ids = list[SnapshotId]()
+    with at(ceph, place) as pool, rbd.Image(pool, volume.id.image) as image:
+        for steps in (first, second, third):
+            for step in steps:
+                act(image, *step)
+            ids.append(process.snapshot(place, volume.id.image, f"{volume.id.image}-{len(ids)}").id)
+        data = [content(pool, each) for each in ids]
+    for base, target in ((None, 0), (None, 1), (None, 2), (0, 1), (0, 2), (1, 2)):
+        before = (data[base] if base is not None else b"").ljust(len(data[target]), b"\0")
+        marks = covered(told(process, ids[base] if base is not None else None, ids[target]), len(data[target]))
+        missed = [byte for byte in range(0, len(marks), 512) if before[byte] != data[target][byte] and not marks[byte]]
+        assert missed == [], (base, target)
 
 
 def test_a_walk_does_not_end_well_once_its_snapshot_is_gone(process: Provisioner, ceph: Ceph, place: Place) -> None:
     volume = process.create(place, "huge", 300 * MIB, Layout(FAST, object_size=4096))
     with at(ceph, place) as pool, rbd.Image(pool, "huge") as image:
         image.write(b"x" * 512, 290 * MIB)
-        image.create_snap("s")
-        walk = CephChanges(process.places).changes(None, SnapshotId(volume.id, "s", volume.image_id), 0, None)
+        taken = process.snapshot(place, volume.id.image, "s")
+        walk = CephChanges(process.places).changes(None, taken.id, 0, None)
         assert next(walk).runs == ()
-        image.remove_snap("s")
+        process.snapshots.delete(taken.id)
         with pytest.raises(NotFound):
             list(walk)
