@@ -142,7 +142,8 @@ class _Work:
                 self._finish_going()
             elif roll is not None:
                 self._compare(roll, name, sources)
-                return self._whole(roll) if roll.stage is Stage.WHOLE else self._take()
+                if (group := self._whole(roll) if roll.stage is Stage.WHOLE else self._take()) is not None:
+                    return group
         raise Unavailable(f"group snapshot {self.group} kept changing under {_ROUNDS} attempts")
 
     def get(self, members: Sequence[SnapshotId]) -> Group:
@@ -163,7 +164,8 @@ class _Work:
             self._match(roll, members)
             self._finish_going()
 
-    def _take(self) -> Group:
+    def _take(self) -> Group | None:
+        """Take the members, or give what another took meanwhile; None if the group is being deleted."""
         with self.store.held(self.group, self.credentials):
             roll = self._roll()
             if roll is not None and roll.stage is Stage.WHOLE:
@@ -171,7 +173,7 @@ class _Work:
             # a new stamp on it: whoever was slow and comes back finds that it is not theirs any more
             mine = roll and roll.stage is Stage.TAKING and self.store.write(roll, roll, self.credentials)
             if not mine:
-                raise Unavailable(f"group snapshot {self.group} is being deleted")
+                return None
             with self._undone_on_failure(mine):
                 self.store.wipe(mine, self.credentials)
                 for member in mine.members:

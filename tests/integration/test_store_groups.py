@@ -1,11 +1,13 @@
 """Group snapshots, killed at every step: whoever comes next finds or makes them whole, and writers wait for a moment only.
 
-About 40 seconds.
+About 60 seconds.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -18,6 +20,7 @@ from provisioner.core.model import MIB, Volume
 from tests.harness.ceph import Ceph
 from tests.harness.group_victim import NAME
 from tests.harness.store import Provisioner, Victim, at, at_home, omap, unexplained
+from tests.harness.waiting import until
 from tests.harness.writer import number_in, writing
 
 IMAGES = ["pvc-a", "pvc-b", "pvc-c"]
@@ -174,3 +177,28 @@ def test_any_name_makes_an_id_that_can_be_read_back(homely: Provisioner, place: 
     assert GroupId.parse(str(group.id)) == group.id
     assert len(str(group.id).encode()) <= 128
     assert homely.groups.create(GroupRequest(name, [volumes[0].id])) == group
+
+
+def test_an_osd_that_stalls_meanwhile_costs_a_bounded_time_and_no_thread(
+    ceph: Ceph, homely: Provisioner, place: Place, volumes: list[Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty, take = homely.retuned(timeout=3), standstill._Held.snapshot
+    hasty.volumes.attend(place)
+    before = {thread.name for thread in threading.enumerate()}
+    with ExitStack() as stalled:
+
+        def stall(held: standstill._Held) -> None:
+            if held.still.volume.image == IMAGES[0]:
+                stalled.enter_context(ceph.frozen_osd())
+            take(held)
+
+        monkeypatch.setattr(standstill._Held, "snapshot", stall)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            hasty.groups.create(request(place))
+        assert time.monotonic() - began < standstill.MOST + 20
+        monkeypatch.undo()
+    group = homely.groups.create(request(place))
+    assert len(group.snapshots) == 3
+    until(lambda: {thread.name for thread in threading.enumerate()} <= before, 30, "the threads are gone")
+    hasty.close()
