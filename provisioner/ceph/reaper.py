@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import rados
 
-from provisioner.ceph import clones, index, names, removal, snapshots, wire
+from provisioner.ceph import clones, images, index, names, removal, reservations, snapshots, wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Room
 from provisioner.ceph.registry import Standing
 from provisioner.ceph.salvage import Sightings
 from provisioner.ceph.snapshot_headers import STEP, read_album
 from provisioner.core.errors import Conflict, InUse, ProvisionerError, Unavailable
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import Entry
 
 LOCK = "reap"
@@ -55,8 +55,12 @@ class Reaper:
             try:
                 went, kept = self._tombstones(room, place, is_claimed, pace)
                 scrapped = self._builds(room, place, pace) + self._steps(room, pace)
-                due = is_home and time.monotonic() - self._indexed.get(place, -self._every) >= self._every
-                return Reap(went, kept, scrapped, self._entries(room, place, pace) if due else 0)
+                due = time.monotonic() - self._indexed.get(place, -self._every) >= self._every
+                dropped = self._reservations(room, place, pace) if due else 0
+                dropped += self._entries(room, pace) if due and is_home else 0
+                if due:
+                    self._indexed[place] = time.monotonic()
+                return Reap(went, kept, scrapped, dropped)
             finally:
                 room.registry.let_go(room.pool, LOCK)
 
@@ -104,14 +108,21 @@ class Reaper:
             scrapped += wire.omap_drop(room.pool, clones.BUILDS, key, raw.decode(errors="replace"))
         return scrapped
 
-    def _entries(self, room: Room, home: Place, pace: Callable[[], bool]) -> int:
+    def _reservations(self, room: Room, home: Place, pace: Callable[[], bool]) -> int:
+        """Choices of a pool that no volume came of, and nobody asked for again."""
+        dropped = 0
+        for entry in reservations.entries(room.pool, home):
+            if _is_empty(room, entry) and self._is_old(room, entry) and _may_go_on(room, pace):
+                dropped += reservations.drop(room.pool, entry)
+        return dropped
+
+    def _entries(self, room: Room, pace: Callable[[], bool]) -> int:
         dropped = 0
         for entry in index.entries(room.pool):
             if not self._stands_for_something(room, entry) and self._is_abandoned(room, entry.by, entry.raw):
                 if not _may_go_on(room, pace):
                     return dropped
                 dropped += index.drop(room.pool, entry)
-        self._indexed[home] = time.monotonic()
         return dropped
 
     def _stands_for_something(self, room: Room, entry: Entry) -> bool:
@@ -127,6 +138,10 @@ class Reaper:
         """Tell that nobody can be at work on what looks the same since it was first seen."""
         if room.registry.judge(room.pool, author) in (Standing.DEAD, Standing.FOREIGN):
             return True
+        return self._is_old(room, pieces)
+
+    def _is_old(self, room: Room, pieces: object) -> bool:
+        """Tell that it looks the same for longer than any living author's calls can take."""
         return time.monotonic() - self._sightings.since(str(pieces)) > _CALLS * room.registry.timeout
 
 
@@ -135,6 +150,14 @@ def _reserved(pool: rados.Ioctx, prefix: str) -> Iterator[tuple[str, str]]:
     while page := names.reserved(pool, prefix, after, _PAGE):
         yield from page.items()
         after = max(page)
+
+
+def _is_empty(room: Room, entry: reservations.Reservation) -> bool:
+    try:
+        with room.connection.pool(entry.place) as pool:
+            return images.find(pool, VolumeId(entry.place, image_name(entry.place, entry.name))) is None
+    except ProvisionerError:  # a place that can't be looked into says nothing
+        return False
 
 
 def _may_go_on(room: Room, pace: Callable[[], bool]) -> bool:

@@ -5,8 +5,11 @@
 
 import json
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
+import rados
 
 from provisioner.ceph import index, wire
 from provisioner.ceph.errors import explained
@@ -49,6 +52,29 @@ class CephReservations:
             raw = wire.omap_values(pool, _shard(name), key).get(key, b"")
             if _place(home, raw) == place:
                 wire.omap_drop(pool, _shard(name), key, raw.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """One entry, and what it is made of: to be removed as it was seen only."""
+
+    name: str
+    place: Place
+    raw: str
+
+
+def entries(pool: rados.Ioctx, home: Place) -> Iterator[Reservation]:
+    """All reservations of a home, page by page."""
+    for digit in "0123456789abcdef":
+        for _, raw in wire.omap_all(pool, PREFIX + digit):
+            place = _place(home, raw)
+            if place is not None:
+                yield Reservation(msgspec.json.decode(raw, type=_Value).name, place, raw.decode())
+
+
+def drop(pool: rados.Ioctx, entry: Reservation) -> bool:
+    """Remove the entry, if it still is as it was seen; tell whether it was."""
+    return wire.omap_drop(pool, _shard(entry.name), index.key_of(entry.name), entry.raw)
 
 
 def _place(home: Place, raw: bytes) -> Place | None:

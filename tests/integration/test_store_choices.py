@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from provisioner.ceph import reaper
+from provisioner.ceph.reaper import Reaper
 from provisioner.ceph.reservations import PREFIX, CephReservations
 from provisioner.core.choices import Candidate, Choices, Reservations
 from provisioner.core.errors import AlreadyExists, ProvisionerError, Unavailable
@@ -132,6 +134,28 @@ def test_many_that_choose_at_once_make_one_volume(provisioner: Provisioner, ceph
         for process in processes:
             process.close()
     assert len(answers) == len(where(provisioner, places)) == 1
+
+
+def test_a_choice_that_nothing_came_of_is_forgotten_in_time(
+    provisioner: Provisioner, places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = make(choices(provisioner), places, 1, name="pvc-kept")
+    with pytest.raises(Killed):
+        make(choices(provisioner, "create", "before"), places, 1)
+    reservations = CephReservations(provisioner.places)
+    assert _reap(provisioner, places[0]) == 0
+    assert reservations.reserved(places[0], "pvc-1", None) == places[1]
+    monkeypatch.setattr(reaper, "_CALLS", 0)
+    assert _reap(provisioner, places[0], walks=2) == 1
+    assert reservations.reserved(places[0], "pvc-1", None) is None
+    assert reservations.reserved(places[0], "pvc-kept", None) == kept.id.place
+
+
+def _reap(provisioner: Provisioner, home: Place, walks: int = 1) -> int:
+    """Entries that went in the home, other than the cluster's."""
+    mine = Reaper(index_every=0.0)
+    with provisioner.places.enrolled(home, None) as room:
+        return sum(mine.walk(room, home, lambda _, __: False, lambda: True, is_home=False).entries for _ in range(walks))
 
 
 def test_names_that_no_key_can_hold_are_reserved_too(provisioner: Provisioner, places: list[Place]) -> None:
