@@ -15,8 +15,8 @@ from provisioner.ceph import images
 from provisioner.ceph.cluster import Clusters, Connection
 from provisioner.ceph.errors import CEPH_ERRORS
 from provisioner.ceph.registry import LAPSE, Registry
-from provisioner.ceph.survey import Surveyed, Surveys
-from provisioner.core.errors import Denied, InvalidRequest, ProvisionerError
+from provisioner.ceph.survey import USUAL, Surveyed, Surveys
+from provisioner.core.errors import Denied, InvalidRequest, ProvisionerError, Unavailable
 from provisioner.core.ids import Place
 from provisioner.core.model import Credentials
 
@@ -46,15 +46,23 @@ class Places:
     def home(self, cluster: str) -> Place:
         """Where things are kept that belong to a whole cluster: the first of its configured places.
 
-        Where none is configured: pool `rbd`, or else the oldest of those for RBD.
+        Where none is configured: pool `rbd`, or else the oldest of those for RBD. The same for every key, so it is not for
+        those of a request to find out; a cluster whose own user can't has pool `rbd`, or names its `pools`.
         """
-        configured = self.clusters.config(cluster).places()
-        return configured[0] if configured else self._survey(cluster).home
+        config = self.clusters.config(cluster)
+        if configured := config.places():
+            return configured[0]
+        try:
+            return self._survey(cluster).home
+        except (Denied, Unavailable) as error:
+            if isinstance(error, Unavailable) and not isinstance(error.__cause__, rados.ObjectNotFound):
+                raise
+            return Place(config.name, USUAL)
 
     def of(self, cluster: str) -> list[Place]:
         """Every place of a cluster where volumes are looked for: the configured ones, or else all that there are.
 
-        Raises Unavailable. What was found is good for half a minute.
+        Raises Unavailable, and Denied if none may be read. What was found is good for half a minute.
         """
         return self.clusters.config(cluster).places() or list(self._survey(cluster).places)
 

@@ -9,12 +9,12 @@ import rbd
 
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
-from provisioner.core.errors import Denied, InvalidRequest, Unavailable
+from provisioner.core.errors import Denied, InvalidRequest
 from provisioner.core.ids import Place, check_place
 
 _APPLICATION = "rbd"
 _REPLICATED = 1
-_USUAL = "rbd"
+USUAL = "rbd"
 _FRESH = 30.0
 """Seconds after which a pool that was made behind our back is noticed at the latest."""
 
@@ -54,7 +54,7 @@ class Surveys:
         return found if found is not None and found.is_fresh else None
 
     def make(self, connection: Connection) -> Surveyed:
-        """Ask the cluster: one monitor command, and one read for each pool. Raises Unavailable, Denied if all pools are."""
+        """Ask the cluster: one monitor command, and one read for each pool. Raises Unavailable, and Denied if every pool is."""
         made = _survey(connection)
         with self._lock:
             self._last[connection.config.name] = made
@@ -71,9 +71,7 @@ def _survey(connection: Connection) -> Surveyed:
         except (Denied, InvalidRequest):
             continue
     if not found:
-        raise Unavailable(
-            f"cluster {cluster!r} has no pool for RBD that client.{connection.config.user} may read: name its `pools`"
-        )
+        raise Denied(f"client.{connection.config.user} every pool for RBD of cluster {cluster!r}: name its `pools`")
     places = sorted((place for some in found.values() for place in some), key=lambda place: (place.pool, place.namespace))
     return Surveyed(next(iter(found)), tuple(places))
 
@@ -82,7 +80,7 @@ def pools_in(listing: bytes) -> list[str]:
     """The pools that can hold images, `rbd` first, then the older first. Erasure-coded ones hold data only."""
     pools = msgspec.json.decode(listing, type=list[_Pool])
     fit = [pool for pool in pools if _APPLICATION in pool.application_metadata and pool.type == _REPLICATED]
-    return [pool.pool_name for pool in sorted(fit, key=lambda pool: (pool.pool_name != _USUAL, pool.pool_id))]
+    return [pool.pool_name for pool in sorted(fit, key=lambda pool: (pool.pool_name != USUAL, pool.pool_id))]
 
 
 def _namespaces(connection: Connection, place: Place) -> list[Place]:

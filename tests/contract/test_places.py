@@ -11,7 +11,7 @@ import pytest
 from csi.pb import csi_pb2
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.places import Places
-from provisioner.core.errors import Unavailable
+from provisioner.core.errors import Denied
 from provisioner.core.ids import Place
 from tests.contract.driver import GIB, MIB, Driver, capability, refused, running, unique
 from tests.harness import ceph as ceph_harness
@@ -104,8 +104,14 @@ class TestSurvey:
 
     def test_a_user_that_may_read_no_pool_is_told_so(self, ceph: Ceph, tmp_path: Path) -> None:
         user = ceph.make_user("no-pools", mon="profile rbd")
-        with self.of(config_of(ceph, user, tmp_path)) as survey, pytest.raises(Unavailable, match=r"client\.no-pools"):
-            survey.of("dev")
+        with self.of(config_of(ceph, user, tmp_path)) as survey:
+            with pytest.raises(Denied, match=r"client\.no-pools"):
+                survey.of("dev")
+            assert survey.home("dev") == Place("dev", "rbd")
+
+    def test_a_cluster_that_only_requests_bring_a_key_for_has_a_home(self, ceph: Ceph) -> None:
+        with self.of(replace(ceph.config(), keyring="/nowhere")) as survey:
+            assert survey.home("dev") == Place("dev", "rbd")
 
 
 class TestDataPools:
