@@ -31,8 +31,8 @@ def listing(ceph: Ceph, directory: Path, number: int) -> None:
             _copy(pool, Place("dev", ceph.pool), number)
         idle = ours.rss()
         for how in ("in peace", "while others come and go"):
-            stop = threading.Event()
-            meddler = threading.Thread(target=_meddle, args=(calls, stop))
+            stop, passed = threading.Event(), list[str]()
+            meddler = threading.Thread(target=_meddle, args=(calls, stop, passed))
             if how != "in peace":
                 meddler.start()
             cpu, began = ours.cpu(), time.monotonic()
@@ -43,9 +43,8 @@ def listing(ceph: Ceph, directory: Path, number: int) -> None:
                 meddler.join()
             copies = [each for each in seen if "/copy-" in each]
             missed, twice = number - len(set(copies)), len(seen) - len(set(seen))
-            print(
-                f"list: {number} volumes in {pages} pages {how}: {took:.1f} s, CPU {spent:.2f} s; missed {missed}, twice {twice}"
-            )
+            told = f"{took:.1f} s, CPU {spent:.2f} s ({len(passed)} made and deleted among it); missed {missed}, twice {twice}"
+            print(f"list: {number} volumes in {pages} pages {how}: {told}")
         print(f"our RSS: {idle:.0f} MB before, {ours.rss():.0f} MB after", flush=True)
 
 
@@ -60,12 +59,12 @@ def _walk(calls: Ours) -> tuple[list[str], int]:
             return seen, pages
 
 
-def _meddle(calls: Ours, stop: threading.Event) -> None:
-    turn = 0
+def _meddle(calls: Ours, stop: threading.Event, passed: list[str]) -> None:
     while not stop.is_set():
-        calls.create(f"passing-{turn}")
-        calls.delete(f"passing-{turn}")
-        turn += 1
+        name = f"passing-{len(passed)}"
+        calls.create(name)
+        calls.delete(name)
+        passed.append(name)
 
 
 def _copy(pool: rados.Ioctx, place: Place, number: int) -> None:
