@@ -136,6 +136,7 @@ def claims(
 @click.option("--mounter", default="auto", show_default=True, help="The kind of device for volumes whose class names none.")
 @click.option("--run-directory", default="/run/ceph-provisioner", show_default=True, type=click.Path(path_type=Path))
 @click.option("--topology", multiple=True, metavar="KEY=VALUE", help="Where this node is; may be given several times.")
+@click.option("--kubelet-registration", default="", metavar="DIR", help="The kubelet's plugins_registry, to register there.")
 @click.option("--read-affinity", default="", metavar="rack:R|host:H", help="CRUSH location: read from the nearest replica.")
 @click.option("--max-volumes", default=0, type=click.IntRange(0), help="How many volumes this node takes; 0: any number.")
 @click.pass_obj
@@ -148,12 +149,14 @@ def node(
     mounter: str,
     run_directory: Path,
     topology: tuple[str, ...],
+    kubelet_registration: str,
     read_affinity: str,
     max_volumes: int,
 ) -> None:
     """Serve CSI's Identity and Node: attach, format, mount and grow volumes on this machine."""
     from csi.node import Place as NodePlace
     from csi.pulse import Pulse
+    from csi.registration import Registration, serve_registration
     from csi.serve import serve_node
     from provisioner.rpc.server import Listen
 
@@ -166,8 +169,12 @@ def node(
     flights = SingleFlight(on_done=metrics.on_operation)
     volumes = host_node(images, clients, run_directory, flights, mounter, read_affinity)
     pulse = Pulse(config.clusters, lambda name: images.ask(places.of(name)))
-    status = StatusServer(listen, metrics, list, list)
     server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), metrics.on_rpc)
+    registration, doors = Registration(driver_name, str(server.path)), [server]
+    if kubelet_registration:
+        socket = f"unix://{kubelet_registration}/{driver_name}-reg.sock"
+        doors.insert(0, serve_registration(registration, Listen(socket, permits=1, queue=1), metrics.on_rpc))
+    status = StatusServer(listen, metrics, registration.refusals, list)
     joining = threading.Thread(target=_stay_joined, args=(stop, volumes, config, dict(place.topology)), daemon=True)
     joining.start()
     status.start()
@@ -175,7 +182,8 @@ def node(
     try:
         stop.wait()
     finally:
-        server.drain()
+        for door in doors:
+            door.drain()
         status.close()
 
 

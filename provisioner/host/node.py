@@ -92,10 +92,11 @@ class Node:
             if path and self._mounts.at(Path(path)) is not None:
                 return [Health("INACCESSIBLE", "DeviceLost", f"the device behind {path} is gone")]
             raise NotFound(f"volume {volume} on this node")
-        mounts = [mount for mount in self._mounts.of(found[1]) if not path or mount.target == path]
+        mounts, read_only = self._mounts.of(found[1]), blocks.is_read_only(found[1])
+        mounts = [mount for mount in mounts if not path or mount.target == path]
         if path and not mounts:
             raise NotFound(f"volume {volume} at {path}")
-        return [ill for mount in mounts for ill in look(self._patience, mount, read_only=blocks.is_read_only(found[1]))]
+        return [ill for mount in mounts for ill in look(self._patience, mount, found[1], read_only=read_only)]
 
     def _stage(self, request: Stage) -> None:
         path = check_path("staging_target_path", request.path)
@@ -136,7 +137,7 @@ class Node:
                 raise AlreadyExists(f"{there.fs_type} at {path}", [f"asked for {wanted}"])
             if "ro" in there.options and not request.read_only:
                 raise AlreadyExists(f"{there.fs_type} at {path}", ["it is for reading only"])
-            if not look(self._patience, there, read_only=request.read_only):
+            if not look(self._patience, there, attached[1], read_only=request.read_only):
                 return True
         elif attached is not None:
             raise AlreadyExists(f"a mount at {path}", [f"it shows {there.source}, not {request.volume}"])

@@ -1,5 +1,6 @@
 """How full a mounted volume is, and whether it is well: asked with patience, since a dead device may never answer."""
 
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from provisioner.host.mounts import Mount
 from provisioner.host.patience import Patience
 
 _SECONDS = 5.0
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,17 @@ def usage(patience: Patience, mount: Mount, device: Path, used: int | None) -> l
     ]
 
 
-def look(patience: Patience, mount: Mount, *, read_only: bool) -> list[Health]:
-    """See whether a mount is alive, and writable unless it is meant for reading only."""
-    if mount.fs_type in ("devtmpfs", "tmpfs"):
-        return []
+def look(patience: Patience, mount: Mount, device: Path, *, read_only: bool) -> list[Health]:
+    """See whether a mount and its device are alive, and writable unless it is meant for reading only."""
     try:
-        patience.call(f"a look at {mount.target}", _SECONDS, lambda: _touch(mount.target))
+        patience.call(f"a look at {device}", _SECONDS, lambda: _read_directly(device))
+        if mount.fs_type not in ("devtmpfs", "tmpfs"):
+            patience.call(f"a look at {mount.target}", _SECONDS, lambda: _touch(mount.target))
     except OSError as error:
         return [Health("INACCESSIBLE", "InputOutputError", f"{mount.target}: {error.strerror}")]
     except Unavailable as error:
         return [Health("INACCESSIBLE", "NoAnswer", str(error))]
-    if "ro" in mount.super_options and not read_only:
+    if "ro" in mount.super_options and mount.fs_type not in ("devtmpfs", "tmpfs") and not read_only:
         return [Health("DEGRADED", "ReadOnly", f"{mount.fs_type} at {mount.target} turned read-only after an error")]
     return []
 
@@ -67,3 +69,13 @@ def _touch(path: str) -> None:
     os.statvfs(path)
     with os.scandir(path) as entries:
         next(entries, None)
+
+
+def _read_directly(device: Path) -> None:
+    """Read from the device itself: a file system answers from memory for long after its device is gone."""
+    opened = os.open(device, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, _BLOCK) as aligned:
+            os.preadv(opened, [aligned], 0)
+    finally:
+        os.close(opened)

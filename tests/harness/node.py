@@ -23,35 +23,89 @@ from tests.harness.program import PROGRAM
 from tests.harness.waiting import until
 
 
-class NodeProgram:
+class NodeCalls:
+    """Calls to a node's socket."""
+
+    def __init__(self, endpoint: str, staging: Path, targets: Path, seconds: float = 60) -> None:
+        """`staging` and `targets` are directories on the node; `seconds` is how long a call may take."""
+        self.endpoint, self.staging, self.targets, self._seconds = endpoint, staging, targets, seconds
+        self._channel = grpc.insecure_channel(endpoint)
+        self.node, self.identity = csi_pb2_grpc.NodeStub(self._channel), csi_pb2_grpc.IdentityStub(self._channel)
+
+    def answers(self) -> bool:
+        try:
+            self.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest(), timeout=1)
+        except grpc.RpcError:
+            return False
+        return True
+
+    def stage(self, volume: str, how: csi_pb2.VolumeCapability | None = None, **fields: object) -> Path:
+        path = self.staging / volume.rpartition("/")[2]
+        request = csi_pb2.NodeStageVolumeRequest(
+            volume_id=volume, staging_target_path=str(path), volume_capability=how or capability(), **fields
+        )
+        self.node.NodeStageVolume(request, timeout=self._seconds)
+        return path
+
+    def unstage(self, volume: str) -> None:
+        path = str(self.staging / volume.rpartition("/")[2])
+        self.node.NodeUnstageVolume(
+            csi_pb2.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=path), timeout=self._seconds
+        )
+
+    def publish(self, volume: str, name: str, how: csi_pb2.VolumeCapability | None = None, **fields: object) -> Path:
+        request = csi_pb2.NodePublishVolumeRequest(
+            volume_id=volume,
+            staging_target_path=str(self.staging / volume.rpartition("/")[2]),
+            target_path=str(self.targets / name),
+            volume_capability=how or capability(),
+            **fields,
+        )
+        self.node.NodePublishVolume(request, timeout=self._seconds)
+        return self.targets / name
+
+    def unpublish(self, volume: str, name: str) -> None:
+        target = str(self.targets / name)
+        self.node.NodeUnpublishVolume(
+            csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target), timeout=self._seconds
+        )
+
+    def expand(self, volume: str, path: Path, size: int) -> int:
+        sizes = csi_pb2.CapacityRange(required_bytes=size)
+        request = csi_pb2.NodeExpandVolumeRequest(volume_id=volume, volume_path=str(path), capacity_range=sizes)
+        return int(self.node.NodeExpandVolume(request, timeout=self._seconds).capacity_bytes)
+
+    def stats(self, volume: str, path: Path) -> dict[str, csi_pb2.VolumeUsage]:
+        request = csi_pb2.NodeGetVolumeStatsRequest(volume_id=volume, volume_path=str(path))
+        usage = self.node.NodeGetVolumeStats(request, timeout=self._seconds).usage
+        return {csi_pb2.VolumeUsage.Unit.Name(each.unit): each for each in usage}
+
+    def ills(self, volume: str, path: Path) -> list[tuple[str, str]]:
+        """What NodeGetVolumeHealth says is wrong: status and reason."""
+        request = csi_pb2.NodeGetVolumeHealthRequest(volume_id=volume, volume_publish_path=str(path))
+        told = self.node.NodeGetVolumeHealth(request, timeout=self._seconds).volume_health.health_statuses
+        return [(csi_pb2.VolumeHealthErrorType.Name(each.status), each.reason) for each in told]
+
+
+class NodeProgram(NodeCalls):
     """`ceph-provisioner node` with the fuse device, and calls to it that wait 60 seconds."""
 
     def __init__(self, ceph: Ceph, directory: Path, *options: str) -> None:
         self.ceph, self.directory, self.log = ceph, directory, directory / "node.log"
         self.run_directory = directory / "run"
-        self.endpoint = f"unix:{directory}/node.sock"
-        self.staging, self.targets = directory / "staging", directory / "targets"
+        super().__init__(f"unix:{directory}/node.sock", directory / "staging", directory / "targets")
         for each in (self.staging, self.targets):
             each.mkdir(exist_ok=True)
         self._command = [str(PROGRAM), "--config", str(ceph.config_file(directory)), "node", "--node-id", "here"]
         self._command += ["--csi-endpoint", f"unix://{directory}/node.sock", "--listen", "127.0.0.1:0"]
         self._command += ["--run-directory", str(self.run_directory), "--mounter", "fuse", *options]
         self.process: subprocess.Popen[bytes] | None = None
-        self._channel = grpc.insecure_channel(self.endpoint)
-        self.node, self.identity = csi_pb2_grpc.NodeStub(self._channel), csi_pb2_grpc.IdentityStub(self._channel)
 
     def start(self) -> "NodeProgram":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
-        until(self._answers, 30, "the node answers", lambda: self.log.read_text()[-2000:])
+        until(self.answers, 30, "the node answers", lambda: self.log.read_text()[-2000:])
         return self
-
-    def _answers(self) -> bool:
-        try:
-            self.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest(), timeout=1)
-        except grpc.RpcError:
-            return False
-        return True
 
     def kill(self) -> None:
         """SIGKILL: no time to clear anything away."""
@@ -66,50 +120,6 @@ class NodeProgram:
         code = self.process.wait(30)
         self._channel.close()
         return code
-
-    def stage(self, volume: str, how: csi_pb2.VolumeCapability | None = None, **fields: object) -> Path:
-        path = self.staging / volume.rpartition("/")[2]
-        path.mkdir(exist_ok=True)
-        request = csi_pb2.NodeStageVolumeRequest(
-            volume_id=volume, staging_target_path=str(path), volume_capability=how or capability(), **fields
-        )
-        self.node.NodeStageVolume(request, timeout=60)
-        return path
-
-    def unstage(self, volume: str) -> None:
-        path = str(self.staging / volume.rpartition("/")[2])
-        self.node.NodeUnstageVolume(csi_pb2.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=path), timeout=60)
-
-    def publish(self, volume: str, name: str, how: csi_pb2.VolumeCapability | None = None, **fields: object) -> Path:
-        request = csi_pb2.NodePublishVolumeRequest(
-            volume_id=volume,
-            staging_target_path=str(self.staging / volume.rpartition("/")[2]),
-            target_path=str(self.targets / name),
-            volume_capability=how or capability(),
-            **fields,
-        )
-        self.node.NodePublishVolume(request, timeout=60)
-        return self.targets / name
-
-    def unpublish(self, volume: str, name: str) -> None:
-        target = str(self.targets / name)
-        self.node.NodeUnpublishVolume(csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target), timeout=60)
-
-    def expand(self, volume: str, path: Path, size: int) -> int:
-        sizes = csi_pb2.CapacityRange(required_bytes=size)
-        request = csi_pb2.NodeExpandVolumeRequest(volume_id=volume, volume_path=str(path), capacity_range=sizes)
-        return int(self.node.NodeExpandVolume(request, timeout=60).capacity_bytes)
-
-    def stats(self, volume: str, path: Path) -> dict[str, csi_pb2.VolumeUsage]:
-        request = csi_pb2.NodeGetVolumeStatsRequest(volume_id=volume, volume_path=str(path))
-        usage = self.node.NodeGetVolumeStats(request, timeout=60).usage
-        return {csi_pb2.VolumeUsage.Unit.Name(each.unit): each for each in usage}
-
-    def ills(self, volume: str, path: Path) -> list[tuple[str, str]]:
-        """What NodeGetVolumeHealth says is wrong: status and reason."""
-        request = csi_pb2.NodeGetVolumeHealthRequest(volume_id=volume, volume_publish_path=str(path))
-        told = self.node.NodeGetVolumeHealth(request, timeout=60).volume_health.health_statuses
-        return [(csi_pb2.VolumeHealthErrorType.Name(each.status), each.reason) for each in told]
 
     def daemon(self, volume: str) -> int:
         """The process id of the volume's storage daemon, 0 if there is none."""
