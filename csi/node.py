@@ -9,6 +9,7 @@ from csi.pb import csi_pb2, csi_pb2_grpc
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import VolumeId
 from provisioner.host.filesystem import Wanted
+from provisioner.host.luks import Encryption
 from provisioner.host.node import Node
 from provisioner.host.requests import Publish, Stage
 from provisioner.host.stats import Health, Usage
@@ -90,7 +91,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     def NodeExpandVolume(self, request: csi_pb2.NodeExpandVolumeRequest, context: Context) -> csi_pb2.NodeExpandVolumeResponse:
         """Let the device and the file system follow the image's size."""
         volume, asked = _volume(request, "volume_path"), request.capacity_range.required_bytes
-        size = self._node.expand(volume, request.volume_path, asked, convert.credentials(request.secrets))
+        passphrase = request.secrets.get("encryptionPassphrase", "")
+        how = Encryption(passphrase) if passphrase else None
+        size = self._node.expand(volume, request.volume_path, asked, convert.credentials(request.secrets), how)
         return csi_pb2.NodeExpandVolumeResponse(capacity_bytes=size)
 
     def NodeGetVolumeStats(
@@ -137,8 +140,28 @@ def stage_request(request: csi_pb2.NodeStageVolumeRequest) -> Stage:
         mounter=context.get("mounter", ""),
         map_options=context.get("mapOptions", ""),
         credentials=convert.credentials(request.secrets),
+        encryption=_encryption(request),
         recorded=bool(request.publish_context),
     )
+
+
+def _encryption(request: csi_pb2.NodeStageVolumeRequest) -> Encryption | None:
+    context = request.volume_context
+    if context.get("encrypted", "false").lower() != "true":
+        return None
+    return Encryption(
+        request.secrets.get("encryptionPassphrase", ""),
+        context.get("encryptionCipher", "aes-xts-plain64"),
+        _number(context, "encryptionKeySize", 512),
+        _number(context, "encryptionSectorSize", 0),
+    )
+
+
+def _number(context: Mapping[str, str], name: str, default: int) -> int:
+    text = context.get(name, str(default))
+    if not text.isascii() or not text.isdecimal():
+        raise InvalidRequest(name, text, "must be a whole number")
+    return int(text)
 
 
 def publish_request(request: csi_pb2.NodePublishVolumeRequest) -> Publish:

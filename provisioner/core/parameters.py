@@ -26,13 +26,14 @@ _SECRETS = (
 _KNOWN = (
     *("clusterID", "pool", "dataPool", "radosNamespace", "imageFeatures", "stripeUnit", "stripeCount", "objectSize"),
     *("pvType", "csi.storage.k8s.io/fstype", "mkfsOptions", "mapOptions", "unmapOptions", "mounter", "tryOtherMounters"),
-    *("encrypted", "thickProvision"),
+    *("encrypted", "encryptionCipher", "encryptionKeySize", "encryptionSectorSize", "thickProvision"),
     *(f"csi.storage.k8s.io/{use}-secret-{part}" for use in _SECRETS for part in ("name", "namespace")),
     *("monitors", "adminId", "adminSecretName", "adminSecretNamespace"),
     *("userId", "userSecretName", "userSecretNamespace", "imageFormat"),
     *(topology.PARAMETER, *qos.NAMES),
 )
 _ALIASES = {"fstype": "csi.storage.k8s.io/fstype"}
+_CIPHERING = ("encryptionCipher", "encryptionKeySize", "encryptionSectorSize")
 _ON_NODES = ("mkfsOptions", "mapOptions", "unmapOptions", "mounter")
 """What a CSI node does with a volume; the kubelet's own rbd plugin knows none of them."""
 _REFUSED = {
@@ -42,12 +43,11 @@ _REFUSED = {
     "snapshotNamePrefix": "belongs in a VolumeSnapshotClass",
     "flattenMode": "belongs in a VolumeReplicationClass",
     **dict.fromkeys(
-        ("encryptionType", "encryptionKMSID", "encryptionSectorSize", "encryptionCipher", "encryptionKeySize", "integrityMode"),
-        "means nothing without encrypted, which no node can do yet",
+        ("encryptionType", "encryptionKMSID", "integrityMode"),
+        "volumes are encrypted by LUKS2, with the encryptionPassphrase of the node-stage secret, and that is all there is yet",
     ),
 }
 _NOT_TRUE = {
-    "encrypted": "no node can encrypt yet, and what was asked to be secret must not be written in the clear",
     "thickProvision": "images are thin; Ceph has no thick ones",
 }
 """Switches that can be off only."""
@@ -189,7 +189,19 @@ def _on_nodes(said: Mapping[str, str]) -> dict[str, str]:
             why = f"the node would try rbd before {mounter}; say mounter auto if that is meant"
             raise InvalidRequest("parameters.tryOtherMounters", said["tryOtherMounters"], why)
         told["mounter"] = "auto"
-    return told
+    return told | _encryption(said)
+
+
+def _encryption(said: Mapping[str, str]) -> dict[str, str]:
+    """How a node encrypts. Where a kubelet might map the image itself, nobody would: refused, lest it be written in the clear."""
+    if not _switch(said, "encrypted"):
+        _refuse_without(said, "encrypted", *_CIPHERING)
+        return {}
+    if _pv_type(said) != "csi":
+        raise InvalidRequest("parameters.encrypted", said["encrypted"], "only CSI nodes encrypt; use pvType csi")
+    for name in ("encryptionKeySize", "encryptionSectorSize"):
+        _number(said, name)
+    return {"encrypted": "true"} | {name: said[name] for name in _CIPHERING if name in said}
 
 
 def _pv_type(said: Mapping[str, str]) -> PvType:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from provisioner.core.ids import VolumeId
 
-SYS_BLOCK = Path("/sys/block")
+SYS_BLOCK, SYS_NUMBERS = Path("/sys/block"), Path("/sys/dev/block")
 _SECTOR = 512
 
 
@@ -25,11 +25,6 @@ def is_read_only(device: Path) -> bool:
     return (_sysfs(device) / "ro").read_text().strip() == "1"
 
 
-def holders(device: Path) -> list[str]:
-    """Names of devices that are made of this one."""
-    return sorted(os.listdir(_sysfs(device) / "holders"))
-
-
 def loops_on(backing: Path) -> list[Path]:
     """Loop devices that show the file."""
     found = []
@@ -44,4 +39,5 @@ def loops_on(backing: Path) -> list[Path]:
 
 
 def _sysfs(device: Path) -> Path:
-    return SYS_BLOCK / device.resolve().name
+    number = device.stat().st_rdev
+    return SYS_NUMBERS / f"{os.major(number)}:{os.minor(number)}"

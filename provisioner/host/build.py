@@ -9,6 +9,7 @@ from provisioner.host.commands import Commands
 from provisioner.host.devices.fuse import FuseDevices
 from provisioner.host.devices.krbd import KrbdDevices
 from provisioner.host.filesystem import FileSystems
+from provisioner.host.luks import Luks
 from provisioner.host.mounts import Mounts
 from provisioner.host.node import Node
 from provisioner.host.ports import Images, Kind
@@ -29,7 +30,7 @@ def host_node(
     if mounter != "auto" and mounter not in [kind.name for kind in kinds]:
         raise InvalidRequest("--mounter", mounter, f"must be one of {', '.join(kind.name for kind in kinds)}, auto")
     kinds.sort(key=lambda kind: kind.name != mounter)
-    return Node(images, clients, kinds, FileSystems(commands), mounts, flights)
+    return Node(images, clients, kinds, FileSystems(commands), Luks(commands), mounts, flights)
 
 
 def _nearest(location: str) -> str:

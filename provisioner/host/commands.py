@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 
 _LAST_WORDS = 500
 _GRACE = 2.0
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "DM_DISABLE_UDEV": "1",  # a container has no udev: cryptsetup would wait for it for ever
+}
 
 
 class CommandFailed(ProvisionerError):
@@ -49,7 +54,7 @@ class Commands:
                 stderr=subprocess.PIPE,
                 pass_fds=fds,
                 cwd=cwd,
-                env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                env=_ENVIRONMENT,
                 start_new_session=True,
             )
         except OSError as error:

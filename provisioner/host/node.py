@@ -16,6 +16,7 @@ from provisioner.core.single_flight import SingleFlight
 from provisioner.host import blocks
 from provisioner.host.clients import Clients
 from provisioner.host.filesystem import FileSystems, Wanted, mount_options
+from provisioner.host.luks import KIND, Encryption, Luks
 from provisioner.host.mounts import Mount, Mounts, check_path
 from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment, Images, Kind
@@ -24,7 +25,9 @@ from provisioner.host.stats import Health, Usage, look, usage
 
 log = logging.getLogger(__name__)
 
-_FORMATTING = "formatting"
+_FORMATTING, _ENCRYPTING = "formatting", "encrypting"
+_HEADER = 16 << 20
+"""Bytes that LUKS2 keeps for itself at most, as cryptsetup makes it."""
 _OURS = ("/dev/loop", "/dev/rbd", "/dev/nbd", "/dev/mapper/cp-")
 """Where the devices of our mounts are: nothing else is ever unmounted."""
 
@@ -38,11 +41,12 @@ class Node:
         clients: Clients,
         kinds: Sequence[Kind],
         file_systems: FileSystems,
+        luks: Luks,
         mounts: Mounts,
         flights: SingleFlight,
     ) -> None:
         """`kinds` in the order in which they are tried for a volume whose class names none."""
-        self._clients = clients
+        self._clients, self._luks = clients, luks
         self._images, self._kinds, self._file_systems = images, kinds, file_systems
         self._mounts, self._flights, self._patience = mounts, flights, Patience()
 
@@ -71,9 +75,16 @@ class Node:
         """Take the target away, and the directory or file that it was; not there is success."""
         self._flights.run("unpublish", str(volume), target, lambda: self._unpublish(volume, target))
 
-    def expand(self, volume: VolumeId, path: str, required: int, credentials: Credentials | None) -> int:
+    def expand(
+        self,
+        volume: VolumeId,
+        path: str,
+        required: int,
+        credentials: Credentials | None,
+        encryption: Encryption | None = None,
+    ) -> int:
         """Let device and file system follow the image's size; gives that, in bytes. `required` is what it must at least be."""
-        work = lambda: self._expand(volume, path, required, credentials)  # noqa: E731
+        work = lambda: self._expand(volume, path, required, credentials, encryption)  # noqa: E731
         return self._flights.run("grow", str(volume), (path, required), work)
 
     def usage(self, volume: VolumeId, path: str) -> list[Usage]:
@@ -117,6 +128,8 @@ class Node:
             device = kind.attach(attachment)
             if blocks.is_read_only(device) and not request.read_only:
                 raise AlreadyExists(f"{device} for {request.volume}", ["it is for reading only"])
+            if request.encryption is not None:
+                device = self._decrypted(request, request.encryption, image, device)
             if request.file_system is not None:
                 self._mount(request, request.file_system, image, device, path)
         except ProvisionerError:
@@ -148,6 +161,7 @@ class Node:
         log.warning("%s has lost its device or turned read-only: mounting it anew", path)
         self._mounts.unmount(path)
         if attached is not None and not self._mounts.of(attached[1]):
+            self._luks.close(volume)
             attached[0].detach(volume)
             return None
         return attached
@@ -168,6 +182,8 @@ class Node:
         begun = not request.read_only and self._images.note(image, _FORMATTING)
         found = "" if begun else self._file_systems.probe(device)
         if found:
+            if found == KIND:
+                raise Unfit(f"volume {request.volume}", "is encrypted, and was not asked for so")
             if wanted.kind and found != wanted.kind:
                 raise Unfit(f"volume {request.volume}", f"holds {found}, asked for {wanted.kind}")
             return found, False
@@ -183,10 +199,29 @@ class Node:
         self._images.take_note(image, _FORMATTING, "")
         return wanted.kind or "ext4", True
 
+    def _decrypted(self, request: Stage, how: Encryption, image: Opening, device: Path) -> Path:
+        """Open an encrypted device, after making it one if there is surely nothing on it."""
+        if found := self._luks.find(request.volume):
+            return found
+        begun = not request.read_only and self._images.note(image, _ENCRYPTING)
+        holds = "" if begun else self._file_systems.probe(device)
+        if not holds and request.read_only:
+            raise Unfit(f"volume {request.volume}", "holds nothing, and nothing may be written to it")
+        if not holds:
+            if request.file_system is not None:  # what nobody wrote reads as noise once it is encrypted: it is to be formatted
+                self._images.take_note(image, _FORMATTING, "begun")
+            self._images.take_note(image, _ENCRYPTING, "begun")
+            self._luks.format(device, how)
+            self._images.take_note(image, _ENCRYPTING, "")
+        elif holds != KIND:
+            raise Unfit(f"volume {request.volume}", f"holds {holds} in clear, asked for encryption")
+        return self._luks.open(device, request.volume, how, read_only=request.read_only)
+
     def _undo(self, kind: Kind, volume: VolumeId, path: Path) -> None:
         try:
             if (there := self._mounts.at(path)) is not None and there.source.startswith(_OURS):
                 self._mounts.unmount(path)
+            self._luks.close(volume)
             kind.detach(volume)
         except ProvisionerError as error:
             log.warning("undoing the stage of %s: %s", volume, error)
@@ -197,6 +232,7 @@ class Node:
         if found and (others := [mount.target for mount in self._mounts.of(found[1]) if mount.target != str(path)]):
             raise InUse(f"volume {volume}", [f"mount {target}" for target in others])
         self._unmount(path)
+        self._luks.close(volume)
         for kind in self._kinds:
             kind.detach(volume)
         self._clients.gone(volume)
@@ -247,19 +283,31 @@ class Node:
             raise Unfit(str(path), f"has {there.fs_type} of {there.source} mounted, which is not ours")
         self._mounts.unmount(path)
 
-    def _expand(self, volume: VolumeId, path: str, required: int, credentials: Credentials | None) -> int:
+    def _expand(
+        self, volume: VolumeId, path: str, required: int, credentials: Credentials | None, encryption: Encryption | None
+    ) -> int:
         mount, device = self._mounted(volume, path)
         image = self._images.opening(volume, credentials)
         if image.size < required:
             raise Unfit(f"volume {volume}", f"has {image.size} bytes, less than {required}: the controller grows it first")
-        found = self._find(volume)
-        if found is not None and blocks.size_of(device) != image.size:
-            found[0].grow(image)
-        if blocks.size_of(device) < image.size:
-            raise Unavailable(f"{device} does not show the {image.size} bytes of its image yet")
+        self._grow(image, encryption)
         if mount.fs_type not in ("devtmpfs", "tmpfs"):
             self._file_systems.grow(device, mount.fs_type, Path(mount.target))
         return image.size
+
+    def _grow(self, image: Opening, encryption: Encryption | None) -> None:
+        """Have the device show the image's size, and what is open of it if it is encrypted."""
+        for kind in self._kinds:
+            if (device := kind.find(image.volume)) is None:
+                continue
+            before = blocks.size_of(device)
+            if before != image.size:
+                kind.grow(image)
+            if blocks.size_of(device) < image.size:
+                raise Unavailable(f"{device} does not show the {image.size} bytes of its image yet")
+            opened = self._luks.find(image.volume)
+            if opened is not None and image.size - blocks.size_of(opened) > _HEADER:
+                self._luks.grow(device, image.volume, encryption)
 
     def _mounted(self, volume: VolumeId, path: str) -> tuple[Mount, Path]:
         """The mount of the volume at the path, and its device. Raises NotFound."""
@@ -270,8 +318,9 @@ class Node:
         return mount, found[1]
 
     def _find(self, volume: VolumeId) -> tuple[Kind, Path] | None:
-        """The volume's device, of whichever kind."""
-        return next(((kind, device) for kind in self._kinds if (device := kind.find(volume))), None)
+        """The volume's device, of whichever kind; of an encrypted volume, what is open of it."""
+        found = next(((kind, device) for kind in self._kinds if (device := kind.find(volume))), None)
+        return (found[0], self._luks.find(volume) or found[1]) if found else None
 
     def _kind(self, name: str) -> Kind:
         """The kind of that name, or with "" or "auto" the first that works here."""

@@ -6,6 +6,7 @@ from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials
 from provisioner.host.filesystem import Wanted
+from provisioner.host.luks import Encryption
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Stage:
     """The kind of device, "" for the first that this host has."""
     map_options: str = ""
     credentials: Credentials | None = None
+    encryption: Encryption | None = None
     recorded: bool = False
     """Whether the controller attached it to this node, so that its client has to be recorded."""
 

@@ -70,9 +70,9 @@ class NodeCalls:
             csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target), timeout=self._seconds
         )
 
-    def expand(self, volume: str, path: Path, size: int) -> int:
+    def expand(self, volume: str, path: Path, size: int, **fields: object) -> int:
         sizes = csi_pb2.CapacityRange(required_bytes=size)
-        request = csi_pb2.NodeExpandVolumeRequest(volume_id=volume, volume_path=str(path), capacity_range=sizes)
+        request = csi_pb2.NodeExpandVolumeRequest(volume_id=volume, volume_path=str(path), capacity_range=sizes, **fields)
         return int(self.node.NodeExpandVolume(request, timeout=self._seconds).capacity_bytes)
 
     def stats(self, volume: str, path: Path) -> dict[str, csi_pb2.VolumeUsage]:

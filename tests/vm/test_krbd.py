@@ -20,6 +20,7 @@ from tests.contract.driver import MIB, capability, refused, unique
 from tests.harness.ceph import Ceph
 from tests.harness.guest import NODE, GuestNode
 from tests.harness.node import NodeProgram, grow_image, new_image, node_program, watchers
+from tests.harness.waiting import until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -84,8 +85,9 @@ def test_the_key_is_nowhere_in_the_guests_kernel_and_a_mapping_by_hand_is_left_a
     guest.run("for each in /sys/bus/rbd/devices/*; do echo ${each##*/} >/sys/bus/rbd/remove_single_major; done")
 
 
+@pytest.mark.parametrize("partitioned", [False, True], ids=["reachable", "partitioned"])
 def test_a_node_that_lost_its_volume_is_fenced_with_dirty_data_and_the_next_nodes_data_stands(
-    guest: GuestNode, elsewhere: NodeProgram, ceph: Ceph, places: Places
+    guest: GuestNode, elsewhere: NodeProgram, ceph: Ceph, places: Places, *, partitioned: bool
 ) -> None:
     volume = new_volume(ceph, places)
     attachments = Attachments(CephAttachments(places))
@@ -95,11 +97,16 @@ def test_a_node_that_lost_its_volume_is_fenced_with_dirty_data_and_the_next_node
     (client,) = attachments.clients(volume.id, NODE)
     assert watchers(ceph, str(volume.id)) == [client]
     guest.run(f"echo first >{path}/file && sync && echo dirty >{path}/file")
+    if partitioned:  # until nobody would know of the client any more, but for the record
+        guest.run("ip route replace blackhole 127.0.0.1/32")
+        until(lambda: watchers(ceph, str(volume.id)) == [], 120, "the watch has lapsed", every=1)
 
     attachments.detach(volume.id, NODE)
     attachments.attach(volume.id, "here", use)
     there = elsewhere.stage(str(volume.id), publish_context={"pool": ceph.pool})
     (there / "file").write_text("second")
+    if partitioned:
+        guest.run("ip route replace 127.0.0.1/32 via 10.0.2.2 src 10.0.2.15")
     guest.guest.run("sync", 240)
     assert [status for status, _ in guest.ills(str(volume.id), path)] != []
     elsewhere.unstage(str(volume.id))

@@ -87,6 +87,11 @@ class TestNamesOfCephCsi:
     def test_each_that_means_something_here_is_accepted(self, name: str, value: str) -> None:
         assert read_parameters({"pvType": "csi", name: value})
 
+    def test_nodes_are_told_to_encrypt_and_how(self) -> None:
+        how = {"encryptionCipher": "aes-xts-plain64", "encryptionKeySize": "256", "encryptionSectorSize": "4096"}
+        told = read_parameters({"pvType": "csi", "encrypted": "true", **how}).on_nodes
+        assert told == {"encrypted": "true", **how}
+
     @pytest.mark.parametrize(
         "use",
         [
@@ -180,6 +185,8 @@ class TestRefusals:
             ("encryptionSectorSize", {"encryptionSectorSize": "4096"}),
             ("encryptionCipher", {"encryptionCipher": "aes-xts-plain64"}),
             ("encryptionKeySize", {"encryptionKeySize": "512"}),
+            ("encryptionKeySize", {"encryptionKeySize": "many", "encrypted": "true", "pvType": "csi"}),
+            ("encrypted", {"encrypted": "true", "pvType": "auto"}),
             ("integrityMode", {"integrityMode": "hmac-sha256"}),
             ("cephLogDir", {"cephLogDir": "/var/log/ceph"}),
             ("cephLogStrategy", {"cephLogStrategy": "remove"}),

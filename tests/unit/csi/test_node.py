@@ -7,6 +7,7 @@ from csi.pb import csi_pb2
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.model import Credentials
 from provisioner.host.filesystem import Wanted
+from provisioner.host.luks import Encryption
 
 Capability = csi_pb2.VolumeCapability
 Mode = Capability.AccessMode
@@ -69,3 +70,14 @@ def test_a_single_writer_is_to_be_alone() -> None:
     fields = {"volume_id": "dev/rbd/a", "staging_target_path": "/s", "target_path": "/t", "volume_capability": how}
     read = publish_request(csi_pb2.NodePublishVolumeRequest(**fields, readonly=True))
     assert (read.alone, read.block, read.read_only) == (True, True, True)
+
+
+def test_an_encrypted_volume_is_read_with_its_passphrase_and_its_cipher() -> None:
+    context = {"encrypted": "true", "encryptionKeySize": "256"}
+    read = stage_request(stage(volume_context=context, secrets={"encryptionPassphrase": "hunter2"}))
+    assert read.encryption == Encryption("hunter2", key_size=256)
+    assert "hunter2" not in repr(read)
+    assert stage_request(stage(volume_context={"encrypted": "false"})).encryption is None
+    for wrong in ({"secrets": {}}, {"volume_context": {**context, "encryptionKeySize": "many"}}):
+        with pytest.raises(InvalidRequest):
+            stage_request(stage(**{"volume_context": context, "secrets": {"encryptionPassphrase": "x"}, **wrong}))
