@@ -1,4 +1,4 @@
-"""Kubernetes' own sidecars have our CSI controller take snapshots, and make volumes from volumes and snapshots. About 50 seconds.
+"""Kubernetes' own sidecars have our CSI controller take snapshots, alone and in groups, and make volumes from them. About 50 s.
 
 Fifteen of them are the start of Kubernetes 1.36 and the sidecars. Whatever the order in which things are deleted, in the end the
 pool is empty.
@@ -91,6 +91,56 @@ def test_a_snapshot_that_came_from_elsewhere_is_taken_over_by_its_handle(
     copy = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(again))
     csi.kubernetes.wait_bound(copy)
     assert content(csi, copy) == (DATA, DATA)
+
+
+@pytest.fixture(scope="module")
+def members(csi: CsiCluster, storage_class: str) -> list[Object]:
+    """Two claims of one application."""
+    claims = [filled(csi, storage_class) for _ in range(2)]
+    for claim in claims:
+        csi.kubernetes.patch_claim(claim, {"metadata": {"labels": {"app": claims[0]["metadata"]["name"]}}})
+    return claims
+
+
+@pytest.fixture(scope="module")
+def group(csi: CsiCluster, members: list[Object]) -> Object:
+    """A group snapshot of both, after which both were written to."""
+    group_class = snapshots.make_group_class(csi.kubernetes, csi.driver)
+    taken = snapshots.take_group(csi.kubernetes, group_class, {"app": members[0]["metadata"]["name"]})
+    ready = snapshots.wait_group_ready(csi.kubernetes, taken)
+    for claim in members:
+        write(csi, claim, b"what was written later")
+    return ready
+
+
+class TestGroups:
+    def test_a_group_has_a_snapshot_of_each_member_at_that_moment(
+        self, csi: CsiCluster, storage_class: str, members: list[Object], group: Object
+    ) -> None:
+        taken = snapshots.members_of(csi.kubernetes, group)
+        of = [each["spec"]["source"].get("persistentVolumeClaimName") for each in taken]
+        assert len(taken) == len(members), of
+        for snapshot in taken:
+            ready = snapshots.wait_ready(csi.kubernetes, snapshot)
+            copy = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(ready))
+            csi.kubernetes.wait_bound(copy)
+            assert content(csi, copy) == (DATA, DATA)
+
+    def test_a_group_outlives_the_claims_that_it_was_taken_of(
+        self, csi: CsiCluster, storage_class: str, members: list[Object], group: Object
+    ) -> None:
+        for claim in members:
+            snapshots.delete(csi.kubernetes, claim)
+        taken = snapshots.members_of(csi.kubernetes, group)[0]
+        copy = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(taken))
+        csi.kubernetes.wait_bound(copy)
+        assert content(csi, copy) == (DATA, DATA)
+
+    def test_a_group_that_is_deleted_takes_its_snapshots_along(self, csi: CsiCluster, group: Object) -> None:
+        taken = snapshots.members_of(csi.kubernetes, group)
+        snapshots.delete(csi.kubernetes, group)
+        for snapshot in taken:
+            until(lambda s=snapshot: snapshots.is_gone(csi.kubernetes, s), 60, "the snapshot is gone")  # type: ignore[misc]
 
 
 class TestTheEnd:
