@@ -202,7 +202,7 @@ def _volume_for(place: Place, header: Header) -> VolumeId | None:
 def _lock(build: Build) -> Iterator[None]:
     registry, pool = build.home.registry, build.home.pool
     task, pause, deadline = lock_of(build.name), threading.Event(), time.monotonic() + _PATIENCE
-    while not registry.hold(pool, task, _CALLS * registry.timeout):
+    while not registry.seize(pool, task, _CALLS * registry.timeout):
         if time.monotonic() > deadline:
             raise Conflict(str(build.plan.id), "another process builds it")
         registry.living(pool)  # which buries the dead, and breaks their locks
@@ -310,7 +310,7 @@ def _mark(build: Build, child: Header) -> dict[str, str]:
     """Write our marks in place of those that the clone inherited, in one step."""
     told = marks.marks_for(build.plan, child.image_id) | marks.turn() | ancestry.told(child.image_id, build.ancestors)
     inherited = [key for key in child.metadata if key.startswith(_INHERITED) and key not in told]
-    before = {marks.TURN: child.metadata.get(marks.TURN, "")}
+    before = {key: child.metadata.get(key, "") for key in (marks.TURN, marks.DELETING)}
     if not headers.change_metadata(build.home.pool, child.image_id, told, inherited, before):
         raise Unavailable(f"image {build.name} was taken for abandoned while it was built")
     return told

@@ -77,7 +77,7 @@ def marks_for(plan: Blueprint, image_id: str) -> dict[str, str]:
 
 def marks_of_death(name: str, image_id: str) -> dict[str, str]:
     """The metadata that makes a killed create's image ours, and one to delete, in the same step."""
-    return {**_marks(_Request(name, {}), image_id, {}), DELETING: image_id}
+    return {**_marks(_Request(name, {}), image_id, {}), DELETING: image_id, **turn()}
 
 
 def fingerprint(request: str, image_id: str) -> str:

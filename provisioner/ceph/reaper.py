@@ -86,8 +86,8 @@ class Reaper:
             task = clones.lock_of(name)
             if not _may_go_on(room, pace):
                 break
-            if not room.registry.hold(room.pool, task):
-                continue  # its builder is alive
+            if not room.registry.seize(room.pool, task):
+                continue  # its builder is alive, perhaps in this very process
             try:
                 clones.scrap(room.pool, place, name)
                 scrapped += 1

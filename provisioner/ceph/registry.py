@@ -132,6 +132,10 @@ class Registry:
         """
         return wire.lock(pool, PROCESSES, task, self._me, "at work", seconds)
 
+    def seize(self, pool: rados.Ioctx, task: str, seconds: int = LAPSE) -> bool:
+        """Like `hold`, for what one thread does at a time: False while anybody has it, this process included."""
+        return wire.lock(pool, PROCESSES, task, self._me, "at work", seconds, renew=False)
+
     def let_go(self, pool: rados.Ioctx, task: str) -> None:
         """Give a task's lock back."""
         wire.unlock(pool, PROCESSES, task, self._me)

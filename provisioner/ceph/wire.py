@@ -124,11 +124,11 @@ def call(pool: rados.Ioctx, obj: str, method: str, payload: bytes, cls: str = "r
         pool.operate_write_op(operation, obj, flags=FULL_FORCE)
 
 
-def lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds: int) -> bool:
-    """Take an exclusive lock that lapses, or renew the same client's own; False while another holds it."""
+def lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds: int, *, renew: bool = True) -> bool:
+    """Take an exclusive lock that lapses; False while another holds it. The same client's own is renewed if `renew`."""
     try:
-        call(pool, obj, "lock", lock_request(name, cookie, why, seconds), cls="lock")
-    except rados.ObjectBusy:
+        call(pool, obj, "lock", lock_request(name, cookie, why, seconds, renew=renew), cls="lock")
+    except (rados.ObjectBusy, rados.ObjectExists):
         return False
     return True
 
@@ -159,10 +159,10 @@ def _end_lock(pool: rados.Ioctx, obj: str, name: str, method: str, whose: bytes)
         pool.operate_write_op(operation, obj, flags=FULL_FORCE)
 
 
-def lock_request(name: str, cookie: str, why: str, seconds: int) -> bytes:
+def lock_request(name: str, cookie: str, why: str, seconds: int, *, renew: bool = True) -> bytes:
     """Encode what `lock` asks for, to be one step of several in an operation."""
     body = string(name) + bytes((_EXCLUSIVE,)) + string(cookie) + string("") + string(why)
-    body += struct.pack("<II", seconds, 0) + bytes((_MAY_RENEW,))
+    body += struct.pack("<II", seconds, 0) + bytes((_MAY_RENEW if renew else 0,))
     return struct.pack("<BBI", 1, 1, len(body)) + body
 
 

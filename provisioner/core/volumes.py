@@ -53,6 +53,10 @@ class Volumes:
     def get(self, volume: VolumeId, credentials: Credentials | None = None) -> Volume:
         """Give the volume as Ceph has it now. NotFound for what isn't a complete volume of ours."""
         found = self._store.find(volume, credentials)
+        if isinstance(found, Wreck) and not found.dying:
+            # a create may have been answered whose last step, after the name was claimed, is missing
+            self._store.salvage(found, credentials)
+            found = self._store.find(volume, credentials)
         if not isinstance(found, Volume):
             raise NotFound(f"volume {volume}")
         return found
