@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from csi import capabilities, convert
 from csi.pb import csi_pb2
-from provisioner.core.attachments import Attachments, Mode, Use
+from provisioner.core.attachments import Attachments
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.model import Credentials, Volume
+from provisioner.core.uses import Mode, Use
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.boundary import Context
 

@@ -5,6 +5,7 @@ ceph-provisioner.attachments   metadata of the image, JSON: {image_id, nodes: {n
 ceph-provisioner.nodes         an object in the home place: node id -> {addresses, topology, seen}
 ceph-provisioner.fences        an object in the home place: client address -> {node, volume, since}. Written before the fence is
                                set, so that a killed process leaves no fence that nobody knows of
+ceph-provisioner.attached      an object in the home place: an empty entry for each volume on a node that takes a limited number
 """
 
 import json
@@ -22,13 +23,16 @@ from provisioner.ceph.headers import Header
 from provisioner.ceph.ledger import Ledger
 from provisioner.ceph.places import Places, Room
 from provisioner.ceph.registry import Standing
-from provisioner.core.attachments import Attached, Attachment, Fence, Mode, Node, Use, Watcher, ip_of
+from provisioner.core.attachments import Attached, Attachment, Fence, Node, Watcher, ip_of
 from provisioner.core.errors import Conflict, InvalidRequest
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Credentials, Volume
+from provisioner.core.uses import Mode, Use
 
 NODES = "ceph-provisioner.nodes"
 FENCES = "ceph-provisioner.fences"
+ATTACHED = "ceph-provisioner.attached"
+_SEPARATOR = "\x1f"
 
 V = TypeVar("V")
 
@@ -49,6 +53,7 @@ class _Node(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
     topology: dict[str, str] = {}
     seen: float = 0.0
+    max_volumes: int = 0
 
 
 class _Fence(msgspec.Struct, frozen=True):
@@ -63,6 +68,7 @@ class CephAttachments:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._nodes, self._fences = Ledger(places, NODES), Ledger(places, FENCES)
+        self._attached = Ledger(places, ATTACHED)
 
     def attached(self, volume: VolumeId, credentials: Credentials | None) -> Attached | None:
         """The volume and its record, in two reads, or three where more is on the header than one read gives."""
@@ -123,7 +129,7 @@ class CephAttachments:
         with self._places.clusters.connection(cluster) as connection:
             own = ip_of(connection.address)
         addresses = tuple(sorted({*node.addresses, own}))
-        entry = _Node(addresses, dict(node.topology), node.seen or time.time())
+        entry = _Node(addresses, dict(node.topology), node.seen or time.time(), node.max_volumes)
         self._nodes.put(cluster, node.id, msgspec.json.encode(entry, order="sorted"))
 
     def forget_node(self, cluster: str, node: str) -> None:
@@ -140,6 +146,19 @@ class CephAttachments:
         raw = self._nodes.get(cluster, node)
         return _node(node, raw) if raw is not None else None
 
+    def count(self, volume: VolumeId, node: str) -> None:
+        """Note the volume among those of the node."""
+        self._attached.put(volume.place.cluster, _key(volume, node), b"{}")
+
+    def discount(self, volume: VolumeId, node: str) -> None:
+        """Strike the volume off."""
+        self._attached.drop(volume.place.cluster, _key(volume, node))
+
+    def counted(self, cluster: str, node: str) -> list[VolumeId]:
+        """The volumes noted for the node."""
+        pairs = (key.rsplit(_SEPARATOR, 1) for key in self._attached.entries(cluster) if _SEPARATOR in key)
+        return [VolumeId.parse(volume) for name, volume in pairs if name == node]
+
     def _header(self, volume: VolumeId, credentials: Credentials | None) -> Header | None:
         with self._places.at(volume.place, credentials) as (_, pool), explained(f"looking up the attachments of {volume}"):
             image_id = names.read_id(pool, volume.image)
@@ -155,6 +174,10 @@ class CephAttachments:
         for fence in fences_:
             entry = _Fence(fence.node, fence.volume, fence.since or time.time())
             self._fences.put(cluster, fence.address, msgspec.json.encode(entry))
+
+
+def _key(volume: VolumeId, node: str) -> str:
+    return f"{node}{_SEPARATOR}{volume}"
 
 
 def _watchers(room: Room, image_id: str) -> list[Watcher]:
@@ -186,7 +209,7 @@ def _encoded(image_id: str, nodes: Mapping[str, Attachment]) -> str:
 
 def _node(key: str, raw: bytes) -> Node | None:
     entry = _decoded(raw, _Node)
-    return None if entry is None else Node(key, entry.addresses, entry.topology, entry.seen)
+    return None if entry is None else Node(key, entry.addresses, entry.topology, entry.seen, entry.max_volumes)
 
 
 def _decoded(raw: bytes, kind: type[V]) -> V | None:

@@ -4,6 +4,7 @@ The home place is the first of the cluster's configured ones, so that every proc
 config file's user, whatever credentials a request brought: those may end at another pool.
 """
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class Ledger:
 
     def drop(self, cluster: str, key: str) -> None:
         """Remove an entry; gone already is fine."""
-        with self._home(cluster) as pool, rados.WriteOpCtx() as operation:
+        with self._home(cluster) as pool, rados.WriteOpCtx() as operation, contextlib.suppress(rados.ObjectNotFound):
             pool.remove_omap_keys(operation, (key,))
             pool.operate_write_op(operation, self._object, flags=wire.FULL_FORCE)
 

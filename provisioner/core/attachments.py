@@ -17,13 +17,13 @@ so detach begins again and finds it.
 import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from provisioner.core.errors import AlreadyExists, Conflict, InUse, InvalidRequest, NotFound, Unavailable
+from provisioner.core.errors import AlreadyExists, Conflict, Denied, InUse, InvalidRequest, LimitReached, NotFound, Unavailable
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials, Volume
 from provisioner.core.single_flight import SingleFlight
+from provisioner.core.uses import Use, conflicting
 
 _ROUNDS = 20
 """Times that another may change the record under one request before it lets its asker come again."""
@@ -32,42 +32,6 @@ _LONGEST_NODE = 256
 _ADDRESS = re.compile(r"(?:v[12]:|any:)?((?:\[[0-9A-Fa-f:.]+\]|[0-9.]+):\d+/[1-9]\d*)")
 
 T = TypeVar("T")
-
-
-class Mode(StrEnum):
-    """How a volume may be used, on one node or on many: CSI's access modes."""
-
-    SINGLE_NODE_WRITER = "single-node-writer"
-    SINGLE_NODE_READER_ONLY = "single-node-reader-only"
-    SINGLE_NODE_SINGLE_WRITER = "single-node-single-writer"
-    SINGLE_NODE_MULTI_WRITER = "single-node-multi-writer"
-    MULTI_NODE_READER_ONLY = "multi-node-reader-only"
-    MULTI_NODE_SINGLE_WRITER = "multi-node-single-writer"
-    MULTI_NODE_MULTI_WRITER = "multi-node-multi-writer"
-
-    @property
-    def many_nodes(self) -> bool:
-        """Whether several nodes may have the volume at once."""
-        return self.name.startswith("MULTI_NODE")
-
-    @property
-    def reads_only(self) -> bool:
-        """Whether nobody writes."""
-        return self.name.endswith("READER_ONLY")
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What one node does with a volume; `block` tells a device from a file system."""
-
-    mode: Mode
-    readonly: bool = False
-    block: bool = False
-
-    @property
-    def writes(self) -> bool:
-        """Whether the node may write."""
-        return not self.readonly and not self.mode.reads_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +60,8 @@ class Node:
     topology: Mapping[str, str] = field(default_factory=dict)
     seen: float = 0.0
     """Seconds since 1970."""
+    max_volumes: int = 0
+    """How many volumes it takes; 0 for any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +118,15 @@ class AttachmentStore(Protocol):
     def node(self, cluster: str, node: str) -> Node | None:
         """One node; None if it is not known."""
 
+    def count(self, volume: VolumeId, node: str) -> None:
+        """Count the volume among those of the node: an index, for nodes with a limit; the truth is on the images."""
+
+    def discount(self, volume: VolumeId, node: str) -> None:
+        """Count the volume no longer; not counted is fine."""
+
+    def counted(self, cluster: str, node: str) -> list[VolumeId]:
+        """The volumes that are counted."""
+
 
 class Attachments:
     """The use cases over one store. All are safe to repeat, to interrupt and to race."""
@@ -168,7 +143,7 @@ class Attachments:
         """Let the node use the volume so.
 
         Raises NotFound for a volume or a node that isn't there, InUse naming the node that has a volume which one node can
-        have, AlreadyExists where this node has it for another use.
+        have, AlreadyExists where this node has it for another use, LimitReached where it takes no more volumes.
         """
         identity = (use, credentials)
         return self._alone("attach", volume, node, identity, lambda: self._attach(volume, node, use, credentials))
@@ -243,11 +218,37 @@ class Attachments:
         return self._flights.run(kind, f"{volume} on node {node or '*'}", identity, work)
 
     def _attach(self, volume: VolumeId, node: str, use: Use, credentials: Credentials | None) -> Volume:
-        if self._store.attached(volume, credentials) is None:
-            raise NotFound(f"volume {volume}")
-        if self._store.node(volume.place.cluster, node) is None:
+        seen, known = self._seen(volume, credentials), self._store.node(volume.place.cluster, node)
+        if known is None:
             raise NotFound(f"node {node!r} in cluster {volume.place.cluster}")
+        if known.max_volumes and node not in seen.nodes:
+            _with_node(seen, node, use)
+            self._count(volume, known)
         return self._change(volume, credentials, lambda seen: _with_node(seen, node, use))
+
+    def _count(self, volume: VolumeId, node: Node) -> None:
+        """Count the volume before it is attached. Raises LimitReached if the node has all that it takes.
+
+        What a killed attach or detach left counted is found out where the limit seems to be reached.
+        """
+        cluster = volume.place.cluster
+        self._store.count(volume, node.id)
+        others = [each for each in self._store.counted(cluster, node.id) if each != volume]
+        if len(others) < node.max_volumes:
+            return
+        for each in [each for each in others if not self._has(each, node.id)]:
+            self._store.discount(each, node.id)
+            others.remove(each)
+        if len(others) >= node.max_volumes:
+            self._store.discount(volume, node.id)
+            raise LimitReached(f"volumes on node {node.id}", node.max_volumes)
+
+    def _has(self, volume: VolumeId, node: str) -> bool:
+        try:
+            seen = self._store.attached(volume, None)
+        except Denied:  # of a class with a user of its own: nobody here can say
+            return True
+        return seen is not None and node in seen.nodes
 
     def _detach(self, volume: VolumeId, node: str, credentials: Credentials | None) -> None:
         for seen in self._looks(volume, credentials):
@@ -258,6 +259,8 @@ class Attachments:
                 self._fence(seen, each, credentials)
             staying = {each: entry for each, entry in seen.nodes.items() if each not in leaving}
             if self._store.replace(seen, staying, credentials):
+                for each in leaving:
+                    self._store.discount(volume, each)
                 return
 
     def _fence(self, seen: Attached, node: str, credentials: Credentials | None) -> None:
@@ -329,15 +332,6 @@ def client_address(text: str) -> str:
 def ip_of(address: str) -> str:
     """The IP of a full address, without brackets."""
     return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-
-
-def conflicting(mine: Use, other: Use) -> bool:
-    """Tell whether two nodes can't have the volume so at once."""
-    if not (mine.mode.many_nodes and other.mode.many_nodes):
-        return True
-    single = Mode.MULTI_NODE_SINGLE_WRITER in (mine.mode, other.mode)
-    reader = mine.mode.reads_only or other.mode.reads_only
-    return (single and mine.writes and other.writes) or (reader and (mine.writes or other.writes))
 
 
 def _with_node(seen: Attached, node: str, use: Use) -> Mapping[str, Attachment]:

@@ -13,7 +13,7 @@ from csi.pulse import Pulse
 from provisioner.core.attachments import Node
 from tests.contract.driver import NAME, Driver
 
-NODE = "sanity-node"
+NODE, LIMIT = "sanity-node", 3
 
 
 class _IdleNode(csi_pb2_grpc.NodeServicer):
@@ -21,7 +21,7 @@ class _IdleNode(csi_pb2_grpc.NodeServicer):
         return csi_pb2.NodeGetCapabilitiesResponse()
 
     def NodeGetInfo(self, request: object, context: object) -> csi_pb2.NodeGetInfoResponse:  # noqa: N802
-        return csi_pb2.NodeGetInfoResponse(node_id=NODE)
+        return csi_pb2.NodeGetInfoResponse(node_id=NODE, max_volumes_per_node=LIMIT)
 
     def NodeUnpublishVolume(self, request: object, context: object) -> csi_pb2.NodeUnpublishVolumeResponse:  # noqa: N802
         return csi_pb2.NodeUnpublishVolumeResponse()
@@ -30,7 +30,7 @@ class _IdleNode(csi_pb2_grpc.NodeServicer):
 @contextmanager
 def idle_node(directory: Path, driver: Driver) -> Iterator[str]:
     """Its endpoint, for the block; enrolled as a node's service enrols its node."""
-    driver.attachments.enrol_node("dev", Node(NODE))
+    driver.attachments.enrol_node("dev", Node(NODE, max_volumes=LIMIT))
     server = grpc.server(ThreadPoolExecutor(4))
     csi_pb2_grpc.add_NodeServicer_to_server(_IdleNode(), server)
     csi_pb2_grpc.add_IdentityServicer_to_server(Identity(NAME, Pulse(list, lambda cluster: None)), server)

@@ -11,10 +11,11 @@ import pytest
 import rbd
 
 from provisioner.ceph import fences
-from provisioner.core.attachments import Mode, Node, Use
+from provisioner.core.attachments import Node
 from provisioner.core.errors import Conflict, InUse, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import Place
 from provisioner.core.model import Layout, Volume
+from provisioner.core.uses import Mode, Use
 from tests.harness.ceph import Ceph
 from tests.harness.nodeclient import NodeClient
 from tests.harness.store import Provisioner, Victim, at, quota, set_omap, write

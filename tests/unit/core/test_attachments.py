@@ -11,17 +11,15 @@ from provisioner.core.attachments import (
     Attachment,
     Attachments,
     Fence,
-    Mode,
     Node,
-    Use,
     Watcher,
     client_address,
-    conflicting,
     ip_of,
 )
-from provisioner.core.errors import AlreadyExists, Conflict, InUse, InvalidRequest, NotFound, Unavailable
+from provisioner.core.errors import AlreadyExists, Conflict, InUse, InvalidRequest, LimitReached, NotFound, Unavailable
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Credentials, Volume
+from provisioner.core.uses import Mode, Use, conflicting
 
 ID = VolumeId(Place("dev", "rbd"), "pvc-1")
 VOLUME = Volume(ID, "1a2b3c", "pvc-1", 1 << 30, {}, {}, "")
@@ -42,6 +40,7 @@ class Store:
         self.noted: dict[str, Fence] = {}
         self.steps: list[str] = []
         self.before: dict[str, Callable[[], None]] = {}
+        self.noted_volumes: list[tuple[VolumeId, str]] = []
 
     def _step(self, name: str) -> None:
         self.steps.append(name)
@@ -91,6 +90,16 @@ class Store:
 
     def node(self, cluster: str, node: str) -> Node | None:
         return self.known.get(node)
+
+    def count(self, volume: VolumeId, node: str) -> None:
+        self.noted_volumes.append((volume, node))
+
+    def discount(self, volume: VolumeId, node: str) -> None:
+        if (volume, node) in self.noted_volumes:
+            self.noted_volumes.remove((volume, node))
+
+    def counted(self, cluster: str, node: str) -> list[VolumeId]:
+        return [volume for volume, where in self.noted_volumes if where == node]
 
 
 @pytest.fixture
@@ -180,6 +189,59 @@ def test_two_nodes_share_a_volume_only_where_neither_can_harm_the_other(
     two_writers_for_one = writers == 2 and Mode.MULTI_NODE_SINGLE_WRITER in modes
     changing_under_a_reader = readers > 0 and writers > 0
     assert conflicting(*uses) == (one_node or two_writers_for_one or changing_under_a_reader)
+
+
+# --- a node's limit ---
+
+
+class Many(Store):
+    """Any number of volumes: `elsewhere` are on node a, besides the one that there always is."""
+
+    def __init__(self, *elsewhere: VolumeId) -> None:
+        super().__init__()
+        self.known["a"] = Node("a", ("10.0.0.1",), max_volumes=2)
+        self.noted_volumes = [(volume, "a") for volume in elsewhere]
+        self.elsewhere = list(elsewhere)
+
+    def attached(self, volume: VolumeId, credentials: Credentials | None) -> Attached | None:
+        if volume == ID:
+            return super().attached(volume, credentials)
+        return Attached(VOLUME, {"a": Attachment(WRITER)} if volume in self.elsewhere else {}, {})
+
+
+FIRST, SECOND = (VolumeId(Place("dev", "rbd"), name) for name in ("pvc-8", "pvc-9"))
+
+
+def test_a_node_that_takes_two_volumes_gets_no_third() -> None:
+    store = Many(FIRST, SECOND)
+    with pytest.raises(LimitReached, match="the limit is 2"):
+        Attachments(store).attach(ID, "a", WRITER)
+    assert store.record == {}
+    assert store.counted("dev", "a") == [FIRST, SECOND]
+
+
+def test_what_was_only_left_counted_takes_no_place() -> None:
+    store = Many(FIRST, SECOND)
+    store.elsewhere = [SECOND]
+    Attachments(store).attach(ID, "a", WRITER)
+    assert store.counted("dev", "a") == [SECOND, ID]
+
+
+def test_what_it_has_already_and_what_left_it_count_for_nothing() -> None:
+    store = Many(FIRST)
+    attachments = Attachments(store)
+    attachments.attach(ID, "a", WRITER)
+    attachments.attach(ID, "a", WRITER)
+    attachments.detach(ID, "a")
+    assert store.counted("dev", "a") == [FIRST]
+
+
+def test_what_is_refused_for_another_reason_is_not_counted() -> None:
+    store = Many()
+    store.change(b=Attachment(WRITER))
+    with pytest.raises(InUse):
+        Attachments(store).attach(ID, "a", WRITER)
+    assert store.counted("dev", "a") == []
 
 
 # --- clients ---
