@@ -19,7 +19,7 @@ from provisioner.core.ids import GroupId, Place, VolumeId, group_id
 from provisioner.core.model import MIB, Volume
 from tests.harness.ceph import Ceph
 from tests.harness.group_victim import NAME
-from tests.harness.store import Provisioner, Victim, at, at_home, omap, unexplained
+from tests.harness.store import Provisioner, Victim, at, at_home, new_place, omap, unexplained
 from tests.harness.waiting import until
 from tests.harness.writer import number_in, writing
 
@@ -157,6 +157,16 @@ def test_two_processes_take_one_group(
     assert one == other
     assert one is not None
     assert len(one.snapshots) == 3
+
+
+def test_a_group_spans_pools_and_namespaces_of_its_cluster(ceph: Ceph, homely: Provisioner, place: Place) -> None:
+    elsewhere = new_place(ceph)
+    sources = [homely.create(place, "pvc-a", MIB).id, homely.create(elsewhere, "pvc-a", MIB).id]
+    group = homely.groups.create(GroupRequest(NAME, sources))
+    assert sorted(str(each.id.volume) for each in group.snapshots) == sorted(map(str, sources))
+    homely.groups.delete(group.id)
+    assert is_empty(ceph, place)
+    assert is_empty(ceph, elsewhere)
 
 
 def test_a_volume_made_again_does_not_answer_for_the_one_in_the_group(
