@@ -235,7 +235,7 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
 
         Its asker comes again, unless it wants it no more; so it is taken away, and made again.
         """
-        if found is None or found.published or convert.ENCRYPTED not in found.labels or "source" in found.asked:
+        if found is None or not _lacks_its_key(found):
             return found
         with suppress(Conflict):  # it is being made at this moment
             self._flights.run("drop", found.name, found.image_id, lambda: self._volumes.abandon(found.id))
@@ -246,7 +246,7 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
             return [convert.volume(each, None, available=each.published) for each in volumes]
         told = []
         for volume in volumes:
-            if convert.ENCRYPTED in volume.labels and not volume.published:
+            if _lacks_its_key(volume):
                 told.append(convert.volume(volume, None, available=False))
                 continue
             with suppress(NotFound):  # deleted since it was read
@@ -297,6 +297,11 @@ class VolumeRuntime(api_pb2_grpc.VolumeRuntimeServicer):
             log.error("class %s offers nothing: %s", offered.name, error)
             return 0
         return room.available + room.stored
+
+
+def _lacks_its_key(volume: Volume) -> bool:
+    """Tell whether the volume is to be formatted before it may be handed out. What is restored was, with its snapshot."""
+    return not volume.published and convert.ENCRYPTED in volume.labels and "source" not in volume.asked
 
 
 def _inherited(kept: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,8 @@ import grpc
 import pytest
 import rbd
 
+from provisioner.ceph.content import CephContent
+from provisioner.core.errors import NotFound
 from provisioner.iri.pb.volume.v1alpha1 import api_pb2 as pb
 from tests.contract.driver import refused
 from tests.contract.iri import GIB, MIB, SNAPSHOT, Runtime, new_uid, opened, running, volume
@@ -129,3 +131,19 @@ def test_a_volume_too_small_to_be_encrypted_is_out_of_range(runtime: Runtime, ce
     with refused(grpc.StatusCode.OUT_OF_RANGE, "volume.spec.resources.storage_bytes"):
         runtime.stub.CreateVolume(encrypted(uid := new_uid(), size=16 * MIB), timeout=30)
     assert uid not in ceph.images()
+
+
+def test_an_encrypted_volume_that_a_kill_left_unformatted_is_made_again(runtime: Runtime, ceph: Ceph) -> None:
+    """As it lies after a kill between the image and its LUKS header: marked, and never handed out."""
+    with refused(grpc.StatusCode.NOT_FOUND), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CephContent, "encrypt", _die)
+        runtime.stub.CreateVolume(encrypted(uid := new_uid()), timeout=30)
+    assert uid in ceph.images()
+    (listed,) = (each for each in runtime.listed() if each.metadata.id == uid)
+    assert (listed.status.state, listed.status.HasField("access")) == (pb.VOLUME_PENDING, False)
+    assert runtime.by_uid(uid) == []
+    assert uid not in ceph.images()
+
+
+def _die(*_: object) -> None:
+    raise NotFound("the process")
