@@ -117,6 +117,25 @@ def tell_watchers(pool: rados.Ioctx, image_id: str) -> None:
         pool.notify(header_object(image_id), message)
 
 
+def shake_off_watchers(pool: rados.Ioctx, image_id: str) -> None:
+    """Make the header anew with what it holds, in one step: its watchers, and a lock on it, are gone after.
+
+    For a dying image whose watchers are all fenced: an OSD that lost a client while it began to watch keeps the watcher for
+    ever, and librbd removes no image that is watched. Nothing is done if the header changes meanwhile.
+    """
+    values = wire.omap_whole(pool, header_object(image_id))
+    with rados.WriteOpCtx() as operation:
+        operation.assert_version(pool.get_last_version())
+        operation.remove()
+        operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
+        pool.set_omap(operation, tuple(values), tuple(values.values()))
+        try:
+            pool.operate_write_op(operation, header_object(image_id), flags=wire.FULL_FORCE)
+        except rados.Error as error:
+            if errno_of(error) not in (errno.ERANGE, errno.EOVERFLOW, errno.ENOENT):
+                raise
+
+
 def set_striping(pool: rados.Ioctx, image_id: str, unit: int, count: int) -> None:
     """Say how data is striped, as a create does right after it made the header; `unit` in bytes."""
     wire.call(pool, header_object(image_id), "set_stripe_unit_count", struct.pack("<QQ", unit, count))

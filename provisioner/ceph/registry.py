@@ -142,7 +142,11 @@ class Registry:
 
     def living(self, pool: rados.Ioctx) -> int:
         """How many other processes of ours are alive; those found dead are fenced on the way."""
-        return sum(not self._is_dead(pool, instance, process) for instance, process in self._others(pool))
+        return len(self.others_alive(pool))
+
+    def others_alive(self, pool: rados.Ioctx) -> list[int]:
+        """Client ids of the other processes of ours that are alive; those found dead are fenced on the way."""
+        return [int(instance) for instance, process in self._others(pool) if not self._is_dead(pool, instance, process)]
 
     def judge(self, pool: rados.Ioctx, instance: int) -> Standing:
         """Tell what a watcher's client id is. A dead process of ours is fenced before this returns."""

@@ -7,8 +7,8 @@ restore = id object, directory, trash entry gone; remove = header gone, id objec
 Renames of our own, from a reserved name and to a tombstone's, are told by the image's marks, and finished at once.
 
 Nobody writes down who is at work on a name. So pieces are touched only when their author can't be at work any more: a delete
-of ours was decided (each of its steps is safe to do twice), or no other process of ours is alive and nothing moved for a
-moment, or nothing moved for longer than any living author's calls can take.
+of ours was decided (each of its steps is safe to do twice), or no other process of ours that is alive can have made the
+image's id and nothing moved for a moment, or nothing moved for longer than any living author's calls can take.
 """
 
 import threading
@@ -25,7 +25,7 @@ from provisioner.core.errors import AlreadyExists, Unavailable
 from provisioner.core.model import Wreck
 
 _QUIET = 1.0
-"""Seconds without a change after which pieces are nobody's, if no other process of ours is alive: an administrator's
+"""Seconds without a change after which pieces are nobody's, if no living process of ours made it: an administrator's
 `rbd` takes milliseconds between its steps."""
 _PATIENCE = 3.0
 """Seconds to wait for a living author to finish before the asker is told to come again."""
@@ -68,12 +68,19 @@ def _is_abandoned(pool: rados.Ioctx, registry: Registry, wreck: Wreck, first_see
     began, pause = time.monotonic(), threading.Event()
     while images.find(pool, wreck.id) == wreck:
         now = time.monotonic()
-        if now - first_seen > _CALLS * registry.timeout or (now - began > _QUIET and not registry.living(pool)):
+        if now - first_seen > _CALLS * registry.timeout or (
+            now - began > _QUIET and not _has_living_author(pool, registry, wreck)
+        ):
             return True
         if now - began > _PATIENCE:
             raise Unavailable(f"image {wreck.id} is being made or taken away by another process of ours")
         pause.wait(0.1)
     return False
+
+
+def _has_living_author(pool: rados.Ioctx, registry: Registry, wreck: Wreck) -> bool:
+    """Tell whether a living process of ours may have made the image's id: librbd puts its client id into it."""
+    return any(names.is_made_by(wreck.image_id, instance) for instance in registry.others_alive(pool))
 
 
 def _clear(pool: rados.Ioctx, wreck: Wreck) -> None:

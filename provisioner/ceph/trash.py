@@ -86,7 +86,7 @@ def _walk(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: C
             continue
         if not pace() or not registry.hold(pool, PURGE):
             break
-        if _remove(pool, image_id, entry, album, chores):
+        if _remove(pool, registry, image_id, entry, album, chores):
             removed += 1
         else:
             kept += 1
@@ -114,7 +114,9 @@ def _dying(pool: rados.Ioctx, bystanders: Bystanders) -> Iterator[tuple[str, nam
         after = max(page)
 
 
-def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry, album: Album | None, chores: Chores) -> bool:
+def _remove(
+    pool: rados.Ioctx, registry: Registry, image_id: str, entry: names.TrashEntry, album: Album | None, chores: Chores
+) -> bool:
     """Finish what a killed move left, then let librbd remove the image; False if it has to stay for now."""
     if entry.state == names.RESTORING:
         return False  # an administrator takes it back; finishing that is theirs
@@ -125,7 +127,7 @@ def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry, album: Al
     try:
         if album is not None:
             removal.clear(pool, album, chores.is_claimed)
-        rbd.RBD().trash_remove(pool, image_id)
+        _trash_remove(pool, registry, image_id)
     except rbd.ImageNotFound:
         return True
     except rbd.Error as error:
@@ -133,3 +135,15 @@ def _remove(pool: rados.Ioctx, image_id: str, entry: names.TrashEntry, album: Al
             raise
         return False  # watched, with snapshots, or damaged: it must not keep the others waiting
     return True
+
+
+def _trash_remove(pool: rados.Ioctx, registry: Registry, image_id: str) -> None:
+    try:
+        rbd.RBD().trash_remove(pool, image_id)
+    except rbd.ImageBusy:
+        with rbd.Image(pool, image_id=image_id, read_only=True) as image:
+            watchers = [watcher["addr"] for watcher in image.watchers_list()]
+        if not watchers or registry.without_fenced(watchers):
+            raise
+        headers.shake_off_watchers(pool, image_id)
+        rbd.RBD().trash_remove(pool, image_id)

@@ -168,7 +168,15 @@ class Scene:
         found = unexplained(self.pool) | set(index(self.pool))
         for obj in ("rbd_directory", "rbd_trash", clones.BUILDS, flatten.LIST):
             found |= set(omap(self.pool, obj)) - {"state"}
+        found |= {f"watched by {watcher}" for each in omap(self.pool, "rbd_trash") for watcher in self._watchers(each[3:])}
         return found | {name for name, _ in self.pool.get_xattrs(PROCESSES) if "process" not in name}
+
+    def _watchers(self, made: str) -> list[str]:
+        try:
+            with rbd.Image(self.pool, image_id=made, read_only=True) as image:
+                return [watcher["addr"] for watcher in image.watchers_list()]
+        except rbd.ImageNotFound:
+            return []
 
 
 @pytest.fixture

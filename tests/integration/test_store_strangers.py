@@ -277,6 +277,12 @@ def test_a_fenced_client_that_is_still_listed_as_a_watcher_keeps_no_name(ceph: C
     ours.volumes.delete(made.id)
     with pytest.raises(NotFound):
         ours.volumes.get(made.id)
+    until(lambda: ours.purge() and _is_gone(ceph, made.image_id), 30, "the purge shakes it off")
+
+
+def _is_gone(ceph: Ceph, made: str) -> bool:
+    with ceph.admin_pool() as pool:
+        return f"rbd_header.{made}" not in {item.key for item in pool.list_objects()}
 
 
 def test_an_image_being_migrated_by_hand_is_left_alone(ceph: Ceph, ours: Provisioner, place: Place) -> None:
