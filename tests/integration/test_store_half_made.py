@@ -480,7 +480,7 @@ def test_pieces_that_an_administrator_is_at_work_on_are_waited_for(site: Site) -
 
 def test_pieces_of_a_living_process_of_ours_are_left_to_it(site: Site, peer: Provisioner) -> None:
     peer.volumes.attend(site.place)
-    _listed_without_header(site.pool)
+    _listed_without_header_by(peer, site.pool)
     before = omap(site.pool, "rbd_directory")
     began = time.monotonic()
     with pytest.raises(Unavailable, match="another process of ours"):
@@ -489,12 +489,27 @@ def test_pieces_of_a_living_process_of_ours_are_left_to_it(site: Site, peer: Pro
     assert omap(site.pool, "rbd_directory") == before
 
 
+def _listed_without_header_by(author: Provisioner, pool: rados.Ioctx) -> None:
+    """As librbd leaves it under way in that process: the image's id begins with the client's."""
+    made = f"{author.client():x}00000000"
+    pool.write_full(f"rbd_id.{NAME}", struct.pack("<I", len(made)) + made.encode())
+    _call(pool, "rbd_directory", "dir_add_image", NAME, made)
+
+
+def test_pieces_of_a_dead_process_are_cleared_though_others_live(site: Site, peer: Provisioner) -> None:
+    peer.volumes.attend(site.place)
+    _listed_without_header(site.pool)
+    began = time.monotonic()
+    assert site.ours.create(site.place, NAME).size == GIB
+    assert time.monotonic() - began < 2 * salvage._PATIENCE
+
+
 def test_pieces_that_lie_longer_than_any_call_lasts_are_nobody_s(ceph: Ceph, place: Place, peer: Provisioner) -> None:
     hasty = peer.retuned(timeout=1)
     try:
         peer.volumes.attend(place)
         with at(ceph, place) as pool:
-            _listed_without_header(pool)
+            _listed_without_header_by(peer, pool)
             until(lambda: _made(hasty, place), salvage._CALLS + 5, "the pieces are cleared")
             assert not unexplained(pool)
     finally:
