@@ -26,6 +26,7 @@ func main() {
 	flag.StringVar(&config.TestVolumeAccessType, "access-type", "mount", "mount or block")
 	flag.StringVar(&config.TargetPath, "target", config.TargetPath, "where volumes are published")
 	flag.StringVar(&config.StagingPath, "staging", config.StagingPath, "where volumes are staged")
+	flag.BoolVar(&config.TestNodeVolumeAttachLimit, "attach-limit", false, "publish more volumes than the node takes")
 	flag.Int64Var(&config.TestVolumeSize, "size", 1<<30, "bytes of every volume")
 	flag.Parse()
 	klog.SetOutput(io.Discard)
