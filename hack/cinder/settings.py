@@ -65,6 +65,8 @@ rbd_cluster_name = ceph
 rbd_secret_uuid = 00000000-0000-4000-8000-000000000001
 rados_connect_timeout = 10
 rbd_exclusive_cinder_pool = true
+# clones are whole copies: of a copy-on-write one, this Cinder leaves its source as `volume-UUID.deleted` for ever
+rbd_max_clone_depth = 0
 """
 
 _ISCSI = """\

@@ -20,8 +20,9 @@ def make(api: Api, plan: Blueprint) -> list[Record]:
     Gives all volumes of the name, as `records.named` does.
     """
     doing = f"making volume {plan.id}"
+    wanted = {**_wanted(plan), **records.source(api, plan)}
     try:
-        made = api.post("/volumes", doing, {"volume": _wanted(plan)})["volume"]
+        made = api.post("/volumes", doing, {"volume": wanted})["volume"]
         return settle(api, plan.id.image, made["id"])
     except Unanswered:
         raise

@@ -9,7 +9,8 @@ from typing import Any
 
 from provisioner.cinder.api import Api
 from provisioner.cinder.cloud import POOL
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.errors import NotFound, OutOfRange
+from provisioner.core.ids import Place, SnapshotId, VolumeId
 from provisioner.core.model import Blueprint, Volume
 
 GIB = 1 << 30
@@ -27,7 +28,7 @@ DYING = ("deleting", "error_deleting")
 
 def metadata(plan: Blueprint) -> dict[str, str]:
     """What is written on a volume when it is made."""
-    asked = {_ASKED + key: value for key, value in plan.layout.described().items()}
+    asked = {_ASKED + key: value for key, value in plan.asked.items()}
     labels = {_LABEL + key: value[:_LONGEST] for key, value in plan.labels.items()}
     return {_OURS: "volume", NAME: plan.id.image, _REQUEST: plan.name[:_LONGEST], **asked, **labels}
 
@@ -42,6 +43,29 @@ def ours(api: Api, after: str, limit: int) -> list[Record]:
     """A page of all volumes that we made in this project, oldest first; `after` is the uuid of the last one known."""
     marker = {"marker": after} if after else {}
     return _listed(api, "listing volumes", {_OURS: "volume"}, sort="created_at:asc,id:asc", limit=limit, **marker)
+
+
+def source(api: Api, plan: Blueprint) -> dict[str, str]:
+    """What the plan's source is in Cinder's words. Raises NotFound, OutOfRange for a plan that is smaller."""
+    if plan.source is None:
+        return {}
+    is_snapshot = isinstance(plan.source, SnapshotId)
+    volume = plan.source.volume if isinstance(plan.source, SnapshotId) else plan.source
+    found = [record for record in named(api, volume.image) if not is_wreck(record)]
+    if not found:
+        raise NotFound(f"volume {volume}")
+    if not is_snapshot and plan.size < found[0]["size"] * GIB:
+        raise OutOfRange("size", plan.size, f"{volume} has {found[0]['size'] * GIB} bytes")
+    return _snapshot(api, plan.source, found[0]) if isinstance(plan.source, SnapshotId) else {"source_volid": found[0]["id"]}
+
+
+def _snapshot(api: Api, wanted: SnapshotId, record: Record) -> dict[str, str]:
+    """A snapshot by its name in Cinder, of the volume with the uuid that the id tells."""
+    doing = f"looking for snapshot {wanted}"
+    listed = api.get("/snapshots", doing, volume_id=record["id"], name=wanted.snapshot)["snapshots"]
+    if not listed or record["id"] != wanted.image_id:
+        raise NotFound(f"snapshot {wanted}")
+    return {"snapshot_id": str(listed[0]["id"])}
 
 
 def volume(cloud: str, record: Record) -> Volume:

@@ -13,6 +13,9 @@ SOURCE = "spec.dataSource"
 _SOURCES = {(kind.group, kind.kind) for kind in (PERSISTENT_VOLUME_CLAIMS, VOLUME_SNAPSHOTS)}
 """Data sources that a provisioner answers for; every other kind has a populator of its own."""
 
+_CLONE_REQUEST = "k8s.io/CloneRequest"
+"""Annotation on a claim, `[namespace/]name` of another one: what the standalone-cinder provisioner had for dataSource."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -92,7 +95,11 @@ def _requested(claim: Object) -> str:
 
 
 def _source(claim: Object) -> Object:
+    """What the claim names as its source, in today's fields or as the standalone-cinder provisioner's claims did."""
     found: Object = claim["spec"].get("dataSourceRef") or claim["spec"].get("dataSource") or {}
+    if not found and (asked := objects.annotations(claim).get(_CLONE_REQUEST)):
+        namespace, _, name = asked.rpartition("/")
+        return {"kind": PERSISTENT_VOLUME_CLAIMS.kind, "namespace": namespace, "name": name}
     return found
 
 

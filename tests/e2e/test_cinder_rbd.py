@@ -107,6 +107,36 @@ def test_a_typo_in_a_class_is_refused_by_name(kubernetes: Kubernetes, provisione
     kubernetes.delete_claim(claim)
 
 
+@pytest.mark.parametrize("asked_by", ["dataSource", "annotation"])
+def test_a_clone_has_the_content_of_its_source_and_both_go_without_a_trace(
+    cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, storage_class: str, asked_by: str
+) -> None:
+    original = kubernetes.make_claim(storage_class, volumeMode="Block")
+    source = kubernetes.wait_bound(original, 60)
+    write_and_read(kubernetes, source["spec"]["rbd"])
+    name = original["metadata"]["name"]
+    wish = {"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": name}}, "annotations": {}}
+    if asked_by == "annotation":
+        wish = {"spec": {}, "annotations": {"k8s.io/CloneRequest": name}}
+    copy = kubernetes.make_claim(storage_class, volumeMode="Block", annotations=wish["annotations"], **wish["spec"])
+    clone = kubernetes.wait_bound(copy, 90)
+    with ceph.open_image(clone["spec"]["rbd"]["image"], cinder.pool) as image:
+        assert image.read(0, 7) == b"written"
+    for claim in (copy, original):
+        kubernetes.delete_claim(claim)
+        kubernetes.wait_gone(claim, 60)
+    cinder.wait_nothing_left(ceph, source["metadata"]["name"], clone["metadata"]["name"])
+
+
+def test_a_clone_across_namespaces_needs_a_grant_and_leaves_nothing_without(
+    cinder: Cinder, kubernetes: Kubernetes, storage_class: str
+) -> None:
+    copy = kubernetes.make_claim(storage_class, annotations={"k8s.io/CloneRequest": "kube-system/secret-data"})
+    kubernetes.wait_event(copy, "ProvisioningFailed", "no ReferenceGrant in namespace kube-system allows it", 60)
+    assert cinder.named(f"pvc-{copy['metadata']['uid']}") == []
+    kubernetes.delete_claim(copy)
+
+
 def write_and_read(kubernetes: Kubernetes, source: dict[str, object]) -> None:
     """Use the image with nothing but what stands in the PersistentVolume, as a node would."""
     secret: dict[str, str] = source["secretRef"]  # type: ignore[assignment]

@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import openstack
 import pytest
 
-from provisioner.cinder.api import Clouds
+from provisioner.cinder.api import Api, Clouds
 from provisioner.cinder.cloud import POOL, CloudConfig
 from provisioner.cinder.errors import Failed
 from provisioner.cinder.offering import GIB, Offering
@@ -39,6 +40,45 @@ class Process:
     def request(self, name: str, size: int = GIB, volume_type: str = "rbd") -> CreateRequest:
         labels = {"provisioner": "tests", "claim-uid": name}
         return CreateRequest(name, PLACE, SizeRange(size), Offering(type=volume_type), labels)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class DyingApi(Api):
+    """Ends its process after so many calls that change something were acted on."""
+
+    def __init__(self, config: CloudConfig, lives: int) -> None:
+        super().__init__(config)
+        self.lives = lives
+
+    def _call(self, method: str, path: str, doing: str, **options: Any) -> Any:
+        answer = super()._call(method, path, doing, **options)
+        if method != "GET":
+            self.lives -= 1
+            if not self.lives:
+                raise Killed(doing)
+        return answer
+
+
+class DyingClouds(Clouds):
+    """One such door."""
+
+    def __init__(self, config: CloudConfig, lives: int) -> None:
+        super().__init__(lambda: {"c": config})
+        self._dying = DyingApi(config, lives)
+
+    def api(self, name: str) -> Api:
+        return self._dying
+
+
+def dying(process: Process, lives: int) -> Process:
+    """A process that ends after so many changes."""
+    made = Process(process.config)
+    made.store = CinderStore(DyingClouds(process.config, lives))
+    made.volumes = Volumes(made.store)
+    return made
 
 
 @pytest.fixture
@@ -190,3 +230,29 @@ def test_what_os_variables_say_will_do(clouds: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(f"OS_{key.upper()}", value)
     monkeypatch.setenv("HOME", "/nonexistent")
     assert Process(CloudConfig("c")).volumes.capacity(PLACE).available > 0
+
+
+@pytest.mark.parametrize(("lives", "step"), enumerate(("making", "reserving", "initialize_connection", "attaching"), 1))
+def test_a_kill_on_the_way_up_neither_leaks_nor_doubles(
+    process: Process, cinder: Cinder, name: str, lives: int, step: str
+) -> None:
+    mortal = dying(process, lives)
+    with pytest.raises(Killed, match=step):
+        mortal.store.connect(mortal.volumes.create(mortal.request(name)))
+    again = Process(process.config)
+    made = again.volumes.create(again.request(name))
+    assert again.store.connect(made).kind == "rbd"
+    (record,) = cinder.named(name)
+    assert (record["status"], len(record["attachments"])) == ("in-use", 1)
+
+
+@pytest.mark.parametrize(("lives", "step"), enumerate(("detaching", "terminate_connection", "unreserving", "deleting"), 1))
+def test_a_kill_on_the_way_down_leaves_a_way_to_nothing(
+    process: Process, cinder: Cinder, ceph: Ceph, name: str, lives: int, step: str
+) -> None:
+    made = process.volumes.create(process.request(name))
+    process.store.connect(made)
+    with pytest.raises(Killed, match=step):
+        dying(process, lives).volumes.delete(made.id, None, made.image_id)
+    process.volumes.delete(made.id, None, made.image_id)
+    cinder.wait_nothing_left(ceph, name)

@@ -87,3 +87,14 @@ class TestAccess:
         with pytest.raises(InvalidRequest) as caught:
             refuse_what_cannot_work(claim(selector={"matchLabels": {"disk": "ssd"}}))
         assert caught.value.field == "spec.selector"
+
+
+@pytest.mark.parametrize(("asked", "namespace"), [("other", "team"), ("shop/other", "shop")])
+def test_the_old_annotation_names_a_claim_to_clone(asked: str, namespace: str) -> None:
+    made = claim(annotations={"k8s.io/CloneRequest": asked})
+    assert source_of(made) == Reference("", "PersistentVolumeClaim", namespace, "other")
+
+
+def test_a_data_source_wins_over_the_old_annotation() -> None:
+    made = claim(annotations={"k8s.io/CloneRequest": "that"}, dataSource={"kind": "PersistentVolumeClaim", "name": "this"})
+    assert source_of(made) == Reference("", "PersistentVolumeClaim", "team", "this")
