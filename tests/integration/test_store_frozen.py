@@ -41,7 +41,12 @@ def test_while_the_osd_is_frozen_every_request_is_told_so_in_time_and_after_it_a
     """One freeze, and all that is claimed of it."""
     for number in range(4):
         hasty.create(place, f"pvc-{number}")
+    taken = hasty.snapshot(place, "pvc-0", f"{place.namespace}-old").id
     requests: list[Callable[[], object]] = [
+        lambda: hasty.snapshot(place, "pvc-0", f"{place.namespace}-new"),
+        lambda: hasty.snapshots.get(taken),
+        lambda: hasty.clone(place, "pvc-restored", taken),
+        lambda: hasty.clone(place, "pvc-cloned", VolumeId(place, "pvc-0")),
         lambda: hasty.create(place, "pvc-new"),
         lambda: hasty.create(place, "pvc-0"),
         lambda: hasty.volumes.get(VolumeId(place, "pvc-0")),
@@ -61,7 +66,9 @@ def test_while_the_osd_is_frozen_every_request_is_told_so_in_time_and_after_it_a
             assert seconds < 2 * TIMEOUT + 1
     for request in requests:
         until(lambda request=request: _outcome(request)[0] is None, 20, "it works again", lambda r=request: str(_outcome(r)))  # type: ignore[misc]
-    assert hasty.listed(place) == ["pvc-0", "pvc-1", "pvc-new"]
+    assert hasty.listed(place) == ["pvc-0", "pvc-1", "pvc-cloned", "pvc-new", "pvc-restored"]
+    hasty.snapshots.delete(taken)
+    hasty.reap()
     hasty.purge()
     with at(ceph, place) as pool:
         assert not unexplained(pool)

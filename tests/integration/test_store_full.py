@@ -36,12 +36,14 @@ def pool(ceph: Ceph, tmp_path: Path) -> Iterator[Pool]:
     (user,) = ceph.command("auth get-or-create", entity=f"client.{name}", caps=caps)  # type: ignore[misc]
     key = tmp_path / "key"
     key.write_text(user["key"])
-    config = ClusterConfig("dev", conf=ceph.conf, user=name, key_file=str(key), timeout=5)
+    config = ClusterConfig("dev", conf=ceph.conf, user=name, key_file=str(key), timeout=5, pools=(name,))
     ours, newcomer = Provisioner(config), Provisioner(config)
     made = Pool(ceph, Place("dev", name), ours, newcomer)
     try:
-        for volume in ("full", "other"):
+        for volume in ("full", "other", "source"):
             ours.create(made.place, volume)
+        for snapshot in ("kept", "gone"):
+            ours.snapshot(made.place, "source", snapshot)
         write(ceph, made.place, "full", 2 * MIB * b"x")
         yield made
     finally:
@@ -90,6 +92,17 @@ def test_a_pool_without_room(pool: Pool, without_room: Callable[[Pool], Abstract
             assert not unexplained(context), "a create that was refused leaves nothing"
         assert pool.newcomer.volumes.capacity(pool.place).available == 0
         assert pool.newcomer.volumes.get(VolumeId(pool.place, "full")).size == 1 << 30, "looking works"
+        with pytest.raises(OutOfSpace):
+            pool.newcomer.snapshot(pool.place, "other", "one more")
+        taken = {each.name: each.id for each in pool.newcomer.snapshots.of(VolumeId(pool.place, "source"))}
+        with pytest.raises(OutOfSpace):
+            pool.newcomer.clone(pool.place, "one more", taken["kept"])
+        pool.newcomer.snapshots.delete(taken["gone"])
+        pool.newcomer.delete(pool.place, "source")
+        assert pool.newcomer.snapshots.get(taken["kept"]), "a deleted volume keeps its snapshot"
+        pool.newcomer.snapshots.delete(taken["kept"])
+        assert pool.newcomer.reap().tombstones == 1
+        assert pool.newcomer.purge() == (1, 0)
         pool.newcomer.delete(pool.place, "full")
         assert pool.newcomer.listed(pool.place) == ["other"], "deleting works"
         assert pool.newcomer.purge() == (1, 0), "purging works"
