@@ -13,8 +13,8 @@ from provisioner.core.errors import Unavailable
 
 T = TypeVar("T")
 _FIRST, _FACTOR, _MOST = 0.3, 1.4, 3.0
-_FRESH = 0.4
-"""Seconds for which one look serves all who wait."""
+_FRESH, _PER_VOLUME, _STALE = 0.4, 0.05, 2.0
+"""Seconds for which one look serves all who wait: the longer, the more volumes are under way, up to the last."""
 
 
 def until(look: Callable[[], T | None], patience: float, what: str) -> T:
@@ -41,6 +41,6 @@ class UnderWay:
         """Tell whether the volume was in that state at some moment after `since` (monotonic)."""
         with self._lock:
             now = time.monotonic()
-            if self._seen_at < since or now - self._seen_at > _FRESH:
+            if self._seen_at < since or now - self._seen_at > min(_FRESH + _PER_VOLUME * len(self._seen), _STALE):
                 self._seen, self._seen_at = self._read(), now
             return uuid in self._seen
