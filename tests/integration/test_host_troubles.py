@@ -3,10 +3,11 @@
 About 40 seconds.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def test_a_stage_that_was_killed_in_the_middle_is_finished_by_the_next(node: Nod
     (path / "file").write_text("x")
     node.unstage(volume)
     assert node.traces(volume) == []
+
+
+def test_two_kills_in_the_middle_of_a_stage_are_survived(node: NodeProgram, ceph: Ceph) -> None:
+    volume, name = new_image(ceph), "ceph-provisioner.node.formatting"
+    moments: list[Callable[[], object]] = [
+        lambda: node.daemon(volume),
+        lambda: ceph.image_metadata(volume.rpartition("/")[2]).get(name),
+    ]
+    for moment in moments:
+        with ThreadPoolExecutor(1) as pool:
+            staging = pool.submit(_quietly, node, volume)
+            until(lambda moment=moment, staging=staging: moment() or staging.done(), 30, "the moment to kill", every=0.01)  # type: ignore[misc]
+            node.kill()
+        node.start()
+    (node.stage(volume) / "file").write_text("x")
+    node.unstage(volume)
+    assert node.traces(volume) == []
+
+
+def _quietly(node: NodeProgram, volume: str) -> None:
+    with contextlib.suppress(grpc.RpcError):
+        node.stage(volume)
 
 
 def test_a_volume_whose_daemon_died_is_told_of_and_mended_by_the_next_stage(node: NodeProgram, ceph: Ceph) -> None:
