@@ -7,8 +7,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import msgspec
+import rados
 
 from provisioner.ceph import headers, index, snapshots, standstill, wire
 from provisioner.ceph.errors import explained
@@ -37,6 +39,7 @@ class _Value(msgspec.Struct):
     name: str
     members: list[_Member]
     stage: Stage
+    by: int = 0
 
 
 class CephGroups:
@@ -59,11 +62,11 @@ class CephGroups:
         """Write the roll in place of `over`, or of none."""
         members = [{"name": each.name, "volume": str(each.volume), "image_id": each.image_id} for each in roll.members]
         told = {"name": roll.name, "members": members, "stage": roll.stage.value, "stamp": uuid.uuid4().hex}
-        raw = json.dumps(told)  # ASCII, as comparisons need
         with (
             self._places.enrolled(roll.id.place, credentials) as room,
             explained(f"writing down group snapshot {roll.id}"),
         ):
+            raw = json.dumps({**told, "by": room.connection.instance})  # ASCII, as comparisons need
             done = wire.omap_replace(room.pool, GROUPS, roll.id.name, raw, over.raw if over else "")
         return _roll(roll.id, raw) if done else None
 
@@ -76,15 +79,27 @@ class CephGroups:
             return wire.omap_drop(room.pool, GROUPS, roll.id.name, roll.raw)
 
     @contextmanager
-    def held(self, group: GroupId, credentials: Credentials | None) -> Iterator[None]:
+    def held(self, group: GroupId, credentials: Credentials | None, patience: float = _PATIENCE) -> Iterator[None]:
         """Keep others from working on the group for the block, by a RADOS lock that ends with this process."""
         task = f"group.{hashlib.sha256(group.name.encode()).hexdigest()[:32]}"
         with self._places.enrolled(group.place, credentials) as room, explained(f"working on group snapshot {group}"):
-            _wait_for(room, task, group)
+            _wait_for(room, task, group, patience)
             try:
                 yield
             finally:
                 room.registry.let_go(room.pool, task)
+
+    def scrap(self, roll: Roll, credentials: Credentials | None) -> bool:
+        """Take away what a killed process left of a group; False if somebody is at work on it, or was since it was read."""
+        try:
+            with self.held(roll.id, credentials, patience=0):
+                going = self.write(replace(roll, stage=Stage.GOING), roll, credentials)
+                if going is None:
+                    return False
+                self.wipe(going, credentials)
+                return self.drop(going, credentials)
+        except Conflict:
+            return False
 
     def take(self, roll: Roll, credentials: Credentials | None) -> tuple[Snapshot, ...]:
         """Hold all writers still, take the members, let go; then mark them."""
@@ -126,9 +141,18 @@ class CephGroups:
                 headers.change_metadata(room.pool, member.image_id, {}, remove=[MARK + name])
 
 
-def _wait_for(room: Room, task: str, group: GroupId) -> None:
+def unfinished(pool: rados.Ioctx, home: Place) -> Iterator[tuple[Roll, int]]:
+    """Rolls of groups that are being taken or deleted, with the client that wrote them."""
+    for name, raw in wire.omap_all(pool, GROUPS):
+        told = raw.decode(errors="replace")
+        roll = _roll(GroupId(home, name), told)
+        if roll is not None and roll.stage is not Stage.WHOLE:
+            yield roll, msgspec.json.decode(told, type=_Value).by
+
+
+def _wait_for(room: Room, task: str, group: GroupId, patience: float) -> None:
     """Take the lock, from the dead at once, from the living when they are done. Raises Conflict."""
-    deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
+    deadline, pause = time.monotonic() + patience, threading.Event()
     while not room.registry.hold(room.pool, task, _LONGEST):
         if time.monotonic() > deadline:
             raise Conflict(f"group snapshot {group}", "another process is at work on it")

@@ -1,7 +1,8 @@
 """The reaper: tidies up what nobody asks for any more, in the background, one process at a time in each place.
 
 Tombstones whose last snapshot is gone go to the trash; what killed builders left under a reserved name, or as a momentary
-snapshot of a source, is scrapped or finished; entries of the index that stand for nothing go, once nobody can be making it.
+snapshot of a source, is scrapped or finished; group snapshots that nobody finishes go, and so do entries of the index that
+stand for nothing, once nobody can be making it.
 It is all found by name or on a list, never by reading every image.
 """
 
@@ -11,16 +12,19 @@ from dataclasses import dataclass
 
 import rados
 
-from provisioner.ceph import clones, images, index, names, removal, reservations, snapshots, wire
+from provisioner.ceph import clones, groups, images, index, names, removal, reservations, snapshots, wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Room
 from provisioner.ceph.registry import Standing
 from provisioner.ceph.salvage import Sightings
 from provisioner.ceph.snapshot_headers import STEP, read_album
 from provisioner.core.errors import Conflict, InUse, ProvisionerError, Unavailable
+from provisioner.core.groups import Roll
 from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import Entry
 
+ScrapGroup = Callable[[Roll], bool]
+"""Takes away what is left of a group snapshot; False if somebody is at work on it."""
 LOCK = "reap"
 _PAGE = 64
 _CALLS = 20
@@ -47,8 +51,20 @@ class Reaper:
         self._every = index_every
         self._indexed: dict[Place, float] = {}
 
-    def walk(self, room: Room, place: Place, is_claimed: removal.Claimed, pace: Callable[[], bool], *, is_home: bool) -> Reap:
-        """Tidy the place up. `pace` waits between two steps, False ends the walk; the index is in a cluster's home."""
+    def walk(
+        self,
+        room: Room,
+        place: Place,
+        is_claimed: removal.Claimed,
+        pace: Callable[[], bool],
+        *,
+        is_home: bool,
+        scrap_group: ScrapGroup = lambda _: False,
+    ) -> Reap:
+        """Tidy the place up. `pace` waits between two steps, False ends the walk.
+
+        A cluster's home has the index and the rolls of group snapshots, too.
+        """
         with explained(f"tidying up {place}"):
             if not room.registry.hold(room.pool, LOCK):
                 return Reap(skipped=True)
@@ -57,6 +73,7 @@ class Reaper:
                 scrapped = self._builds(room, place, pace) + self._steps(room, pace)
                 due = time.monotonic() - self._indexed.get(place, -self._every) >= self._every
                 dropped = self._reservations(room, place, pace) if due else 0
+                scrapped += self._groups(room, place, pace, scrap_group) if due and is_home else 0
                 dropped += self._entries(room, pace) if due and is_home else 0
                 if due:
                     self._indexed[place] = time.monotonic()
@@ -115,6 +132,15 @@ class Reaper:
             if _is_empty(room, entry) and self._is_old(room, entry) and _may_go_on(room, pace):
                 dropped += reservations.drop(room.pool, entry)
         return dropped
+
+    def _groups(self, room: Room, home: Place, pace: Callable[[], bool], scrap: ScrapGroup) -> int:
+        scrapped = 0
+        for roll, author in groups.unfinished(room.pool, home):
+            if self._is_abandoned(room, author, roll.raw):
+                if not _may_go_on(room, pace):
+                    break
+                scrapped += scrap(roll)
+        return scrapped
 
     def _entries(self, room: Room, pace: Callable[[], bool]) -> int:
         dropped = 0

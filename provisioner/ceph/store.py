@@ -26,6 +26,7 @@ from provisioner.ceph import (
 )
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
+from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.headers import Header
 from provisioner.ceph.places import Key, Places, Room
 from provisioner.ceph.reaper import Reap, Reaper
@@ -189,8 +190,10 @@ class CephStore:
         """Tidy up every place worked in, as `purge` walks."""
 
         def walk(room: Room, key: Key) -> Reap:
-            place, is_home = key[0], key[0] == self._places.home(key[0].cluster)
-            return self._reaper.walk(room, place, self._claimed(*key), pace, is_home=is_home)
+            place, credentials = key
+            scrap = partial(CephGroups(self._places).scrap, credentials=credentials)
+            is_home = place == self._places.home(place.cluster)
+            return self._reaper.walk(room, place, self._claimed(*key), pace, is_home=is_home, scrap_group=scrap)
 
         return self._everywhere(walk)
 

@@ -90,6 +90,24 @@ def test_killed_on_the_way_a_group_can_be_deleted(
     assert is_empty(ceph, place)
 
 
+@pytest.mark.parametrize(("step", "action"), [("snapshot", "take"), ("wiped", "delete")])
+def test_what_nobody_asks_for_again_is_taken_away_in_the_background(
+    ceph: Ceph, homely: Provisioner, successor: Provisioner, place: Place, volumes: list[Volume], step: str, action: str
+) -> None:
+    if action == "delete":
+        homely.groups.create(request(place))
+    killed_at(ceph, place, step, action)
+    successor.volumes.attend(place)
+    assert successor.reap().scrapped == 1
+    assert is_empty(ceph, place)
+
+
+def test_a_whole_group_stays(homely: Provisioner, place: Place, volumes: list[Volume]) -> None:
+    group = homely.groups.create(request(place))
+    assert homely.reap().scrapped == 0
+    assert homely.groups.get(group.id) == group
+
+
 def test_a_killed_delete_is_finished_by_the_next_delete_and_by_the_next_create(
     ceph: Ceph, homely: Provisioner, place: Place, volumes: list[Volume]
 ) -> None:
