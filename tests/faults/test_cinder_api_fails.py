@@ -34,10 +34,10 @@ UNDONE = {
 CASES = [
     *(("create", way) for way in (*REFUSED, *UNANSWERED)),
     *((step, REFUSED[number % 3]) for number, step in enumerate((UP + DOWN)[1:])),
-    *((step, CUT) for step in (UP + DOWN)[1:]),
-    *((step, HANG) for step in ("initialize_connection", "terminate_connection")),
+    *((step, CUT) for step in ("attach", "terminate_connection")),
+    *((step, HANG) for step in ("initialize_connection", "delete")),
 ]
-"""Every step refused and unanswered at least once, and every way to fail met on the way up and on the way down."""
+"""Every step is refused, and every way to fail met on the way up and down. Kills after each step: test_cinder_store."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ def cases(
     directory = tmp_path_factory.mktemp("provisioner")
     with proxied(cinder.endpoint) as (proxy, endpoint):
         config = cinder.config_file(directory, ceph, endpoint=endpoint, timeout=20)
-        program = Program(directory, config, account, f"{uuid.uuid4().hex[:8]}.example.com/cinder", "--workers", "6")
+        program = Program(directory, config, account, f"{uuid.uuid4().hex[:8]}.example.com/cinder", "--workers", "8")
         storage_class = kubernetes.make_class(program.provisioner, {"cloud": CLOUD, "type": "rbd"})
         made = {case: _made(kubernetes, proxy, storage_class, *case) for case in CASES}
         program.start()
@@ -67,7 +67,7 @@ def cases(
             for case in made.values():
                 kubernetes.delete_claim(case.claim)
             for case in made.values():
-                kubernetes.wait_gone(case.claim, 120)
+                kubernetes.wait_gone(case.claim, 240)
             yield made
         finally:
             program.stop()
