@@ -173,14 +173,14 @@ def test_an_image_made_by_hand_while_a_claim_is_held_does_not_keep_the_claim(
     with ceph.no_new_users():
         claim = kubernetes.make_claim(storage_class)
         name = f"pvc-{claim['metadata']['uid']}"
-        until(lambda: name in ceph.images(), 20, "the image is made")
+        until(lambda: name in ceph.images(), 60, "the image is made")
         with ceph.admin_pool() as pool:
             rbd.RBD().remove(pool, name)
             rbd.RBD().create(pool, name, 1 << 30)
             with rbd.Image(pool, name) as image:
                 image.write(b"precious", 0)
         kubernetes.delete_claim(claim)
-        until(lambda: kubernetes.claim(claim) is None, 20, "the claim is gone", lambda: str(kubernetes.told(claim)))
+        until(lambda: kubernetes.claim(claim) is None, 60, "the claim is gone", lambda: str(kubernetes.told(claim)))
     with ceph.open_image(name) as image:
         assert image.read(0, 8) == b"precious"
 
@@ -194,10 +194,10 @@ def test_a_pool_removed_while_a_claim_is_held_does_not_keep_the_claim(
     program.start()
     with ceph.no_new_users():
         claim = kubernetes.make_claim(kubernetes.make_class(program.provisioner, {"pool": pool}))
-        until(lambda: ceph.images(pool), 20, "the image is made", lambda: str(kubernetes.told(claim)))
+        until(lambda: ceph.images(pool), 60, "the image is made", lambda: str(kubernetes.told(claim)))
         ceph.drop_pool(pool)
         kubernetes.delete_claim(claim)
-        until(lambda: kubernetes.claim(claim) is None, 20, "the claim is gone", lambda: str(kubernetes.told(claim)))
+        until(lambda: kubernetes.claim(claim) is None, 60, "the claim is gone", lambda: str(kubernetes.told(claim)))
 
 
 def test_a_full_cluster_refuses_new_volumes_and_still_deletes_old_ones(

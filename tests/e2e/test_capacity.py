@@ -66,7 +66,7 @@ def test_a_class_has_one_object_with_the_drivers_labels_for_all_nodes(
     assert to_bytes("capacity", told["capacity"]) > GIB
     assert len(capacities(kubernetes, storage_class)) == 1
     metric = "ceph_provisioner_class_available_bytes"
-    until(lambda: polling.total(metric, storage_class=storage_class) > GIB, 20, "the metric says so too")
+    until(lambda: polling.total(metric, storage_class=storage_class) > GIB, 60, "the metric says so too")
 
 
 def test_the_capacity_follows_the_pools_quota(ceph: Ceph, kubernetes: Kubernetes, quota_pool: str, polling: Program) -> None:
@@ -88,7 +88,7 @@ def test_the_object_goes_with_its_class(ceph: Ceph, kubernetes: Kubernetes, poll
     storage_class = kubernetes.make_class(polling.provisioner, {"pool": ceph.pool})
     wait_for_one(kubernetes, storage_class)
     kubernetes.api.delete(STORAGE_CLASSES.path(name=storage_class))
-    until(lambda: not capacities(kubernetes, storage_class), 20, "the object is gone")
+    until(lambda: not capacities(kubernetes, storage_class), 60, "the object is gone")
 
 
 def test_a_class_that_cannot_be_honoured_and_one_of_others_have_none(

@@ -85,7 +85,7 @@ class TestCopies:
         copy = csi.kubernetes.make_claim(storage_class, "3Gi", dataSource=snapshots.source(bound))
         volume = csi.kubernetes.wait_bound(copy)
         assert volume["spec"]["capacity"]["storage"] == "3Gi"
-        status = until(lambda: _pending(csi, copy), 20, "the node is asked to grow it", lambda: str(csi.kubernetes.claim(copy)))
+        status = until(lambda: _pending(csi, copy), 60, "the node is asked to grow it", lambda: str(csi.kubernetes.claim(copy)))
         assert status["capacity"]["storage"] == "2Gi"
         assert csi.ceph.info(image_of(copy), csi.pool)["size"] == 3 * GIB
 
@@ -162,7 +162,7 @@ def copying(csi: CsiCluster, storage_class: str, original: Object) -> Iterator[O
     """A copy under way that can't be finished before the block's end, since Ceph does not answer."""
     with csi.ceph.frozen_osd():
         copy = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(original))
-        until(lambda: held(csi, original), 20, "the original is held", lambda: str(csi.kubernetes.told(copy)))
+        until(lambda: held(csi, original), 60, "the original is held", lambda: str(csi.kubernetes.told(copy)))
         yield copy
 
 
@@ -210,7 +210,7 @@ class TestProtection:
         with copying(csi, storage_class, original) as copy:
             csi.kubernetes.delete_claim(copy)
         csi.kubernetes.wait_gone(copy, 60)
-        until(lambda: not held(csi, original), 20, "the original is free")
+        until(lambda: not held(csi, original), 60, "the original is free")
 
     def test_a_killed_provisioner_finishes_the_copy_and_lets_the_original_go(
         self, csi: CsiCluster, storage_class: str, original: Object, copier: Program
@@ -219,7 +219,7 @@ class TestProtection:
             copier.kill()
         copier.with_options("--lease", f"after-{uuid.uuid4().hex[:8]}").start(ready=False)  # its own would last 20 s more
         csi.kubernetes.wait_bound(copy, 60)
-        until(lambda: not held(csi, original), 20, "the original is free")
+        until(lambda: not held(csi, original), 60, "the original is free")
         assert content(csi, copy) == (b"first", b"first")
 
 
@@ -229,7 +229,7 @@ def refused(csi: CsiCluster, claim: Object, *words: str) -> None:
     assert [word for word in words if word not in event["message"]] == []
     assert image_of(claim) not in csi.images()
     csi.kubernetes.delete_claim(claim)
-    until(lambda: csi.kubernetes.claim(claim) is None, 20, "the claim is gone")
+    until(lambda: csi.kubernetes.claim(claim) is None, 60, "the claim is gone")
 
 
 class TestClaimsRefused:

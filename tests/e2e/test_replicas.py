@@ -32,7 +32,7 @@ def storage_class(ceph: Ceph, kubernetes: Kubernetes, program: Program) -> str:
 @pytest.fixture
 def leader(program: Program) -> Program:
     program.start()
-    until(program.leads, 10, "the first replica leads", program.text)
+    until(program.leads, 60, "the first replica leads", program.text)
     return program
 
 

@@ -152,7 +152,7 @@ def test_what_a_class_can_still_give_is_told(csi: CsiCluster) -> None:
         listed = csi.kubernetes.api.list_all(CSI_STORAGE_CAPACITIES.path(NAMESPACE)).items
         return [item for item in listed if item["storageClassName"] == storage_class]
 
-    (capacity,) = until(told, 20, "the class has a capacity")
+    (capacity,) = until(told, 60, "the class has a capacity")
     assert to_bytes("capacity", capacity["capacity"]) > GIB
 
 

@@ -74,7 +74,7 @@ def test_an_image_kept_after_its_volume_is_counted_at_the_next_start(
     kubernetes.wait_gone(claim)
     program.stop()
     program.start()
-    until(lambda: program.total("ceph_provisioner_orphaned_volumes") == 1, 20, "the kept image is counted", program.text)
+    until(lambda: program.total("ceph_provisioner_orphaned_volumes") == 1, 60, "the kept image is counted", program.text)
     assert f"{name} was handed out" in program.text()
     assert name in ceph.images()
 

@@ -38,10 +38,10 @@ class Bench:
         self._open.append((self.channel, self.server))
         return self.server
 
-    def call(self, method: str = "Heavy", timeout: float = 5, **fields: object) -> csi_pb2.CreateVolumeResponse:
+    def call(self, method: str = "Heavy", timeout: float = 30, **fields: object) -> csi_pb2.CreateVolumeResponse:
         return self.future(method, timeout, **fields).result()
 
-    def future(self, method: str = "Heavy", timeout: float = 5, **fields: object) -> grpc.Future:
+    def future(self, method: str = "Heavy", timeout: float = 30, **fields: object) -> grpc.Future:
         stub = self.channel.unary_unary(
             f"/test.Bench/{method}",
             request_serializer=csi_pb2.CreateVolumeRequest.SerializeToString,
@@ -49,7 +49,7 @@ class Bench:
         )
         return stub.future(csi_pb2.CreateVolumeRequest(**fields), timeout=timeout)
 
-    def stream(self, timeout: float = 5) -> Iterator[csi_pb2.CreateVolumeResponse]:
+    def stream(self, timeout: float = 30) -> Iterator[csi_pb2.CreateVolumeResponse]:
         stub = self.channel.unary_stream(
             "/test.Bench/Stream",
             request_serializer=csi_pb2.CreateVolumeRequest.SerializeToString,

@@ -61,10 +61,10 @@ def test_watchers_of_the_health_service_are_sent_away(bench: Bench) -> None:
 def test_the_end_lets_work_finish_and_takes_nothing_new(bench: Bench) -> None:
     held = bench.does["Heavy"] = Held()
     server = bench.start(permits=1)
-    working, ending = bench.future(name="working"), threading.Thread(target=server.drain, args=(10,))
-    until(lambda: held.names, 5, "it works")
+    working, ending = bench.future(name="working"), threading.Thread(target=server.drain, args=(30,))
+    until(lambda: held.names, 20, "it works")
     waiting = bench.future(name="waiting")
-    until(lambda: server.admission.waiting() == 1, 5, "another waits")
+    until(lambda: server.admission.waiting() == 1, 20, "another waits")
     ending.start()
     assert waiting.exception().code() is grpc.StatusCode.UNAVAILABLE
     with refused(grpc.StatusCode.UNAVAILABLE):
@@ -72,7 +72,7 @@ def test_the_end_lets_work_finish_and_takes_nothing_new(bench: Bench) -> None:
     assert not working.done()
     held.let_go.set()
     assert working.result() == csi_pb2.CreateVolumeResponse()
-    ending.join(5)
+    ending.join(20)
     assert not ending.is_alive()
     assert held.names == ["working"]
     assert not server.path.exists()
