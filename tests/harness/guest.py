@@ -37,10 +37,6 @@ class GuestNode(NodeCalls):
         words += ["--csi-endpoint", "unix:///run/csi/csi.sock", "--node-id", NODE, "--listen", "127.0.0.2:9872"]
         self.guest.background(words, "/run/node.log")
 
-    def kill(self) -> None:
-        """SIGKILL to the service."""
-        self.guest.check("kill -9 $(cat /run/csi/pid 2>/dev/null || pidof -x ceph-provisioner)")
-
     def log(self) -> str:
         return self.guest.run("tail -c 2000 /run/node.log").output
 
