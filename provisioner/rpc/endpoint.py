@@ -24,7 +24,12 @@ def socket_path(endpoint: str) -> Path:
 
 
 def make_way(path: Path) -> None:
-    """Remove the socket that a dead predecessor left. Raises InvalidRequest if anything else is in the way."""
+    """Remove the socket that a dead predecessor left. Raises InvalidRequest if anything else is in the way.
+
+    The socket's directory is made if only that is missing: a volume that everybody may write to, as a pod's emptyDir, is then
+    good enough to hold it.
+    """
+    _make_directory(path.parent)
     _refuse_open_directory(path.parent)
     try:
         found = path.lstat()
@@ -35,6 +40,15 @@ def make_way(path: Path) -> None:
     if _is_served(path):
         raise InvalidRequest("endpoint", path, "another server answers there")
     path.unlink(missing_ok=True)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o750)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise InvalidRequest("endpoint", directory, error.strerror or str(error)) from error
 
 
 def _refuse_open_directory(directory: Path) -> None:

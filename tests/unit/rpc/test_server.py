@@ -138,9 +138,16 @@ def test_a_directory_in_which_everybody_may_replace_files_is_refused(tmp_path: P
     make_way(tmp_path / "s")
 
 
+def test_the_sockets_own_directory_is_made_where_everybody_may_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    make_way(tmp_path / "ours" / "s")
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o750
+    make_way(tmp_path / "ours" / "s")
+
+
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="absent"):
-        make_way(tmp_path / "absent" / "s")
+        make_way(tmp_path / "absent" / "ours" / "s")
 
 
 @pytest.mark.parametrize("endpoint", ["unix:///run/csi.sock", "unix:/run/csi.sock"])
