@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 KUBERNETES ?= 1.30
 WORKERS ?= 3
 
-.PHONY: help demo demo-stop test lint format venv setup kubernetes cinder sidecars bench clean
+.PHONY: help demo demo-stop test test-vm lint format venv setup kubernetes cinder sidecars bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -20,7 +20,11 @@ demo-stop: ## stop what the demo left running, and remove it
 
 test: lint kubernetes sidecars cinder ## every test, against a real Ceph and a real Kubernetes
 	@echo "test: running the tests"
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/vm
+
+test-vm: venv ## the kernel's own client, in a virtual machine with Debian's kernel; about 10 minutes
+	@echo "test-vm: running the tests in a virtual machine"
+	$(PY) -m pytest tests/vm
 
 lint: venv ## ruff, mypy --strict, the direction of imports
 	@echo "lint: ruff, mypy, import-linter"

@@ -109,7 +109,6 @@ def test_refusals_carry_their_reason_for_programs_too(driver: Driver) -> None:
         ({"pvType": "native"}, "csi PersistentVolume"),
         ({"monitors": "10.0.0.1"}, "has clusterID"),
         ({"objectSize": "4095"}, "power of two"),
-        ({"encrypted": "true"}, "encrypted"),
     ],
 )
 def test_a_parameter_that_cannot_be_honoured_is_named(driver: Driver, parameters: dict[str, str], word: str) -> None:

@@ -12,9 +12,10 @@ from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
-from provisioner.core.attachments import Attachments, Mode, Use
+from provisioner.core.attachments import Attachments
 from provisioner.core.ids import Place
 from provisioner.core.model import CreateRequest, SizeRange, Volume
+from provisioner.core.uses import Mode, Use
 from provisioner.core.volumes import Volumes
 from tests.contract.driver import MIB, capability, refused, unique
 from tests.harness.ceph import Ceph
