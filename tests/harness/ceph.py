@@ -199,10 +199,16 @@ class Ceph:
         """Take the right to make users away from the provisioner's own user, for the block."""
         caps = self.provisioner_caps()
         self._set_caps({**caps, "mon": "profile rbd"})
+        self._have_them_reconnect()
         try:
             yield
         finally:
             self._set_caps(caps)
+            self._have_them_reconnect()
+
+    def _have_them_reconnect(self) -> None:
+        """The monitor goes by the rights that a connection began with; ours are made anew when the keyring changes."""
+        os.utime(self.keyring)
 
     def _set_caps(self, caps: dict[str, str]) -> None:
         self.command("auth caps", entity=f"client.{self.user}", caps=[word for pair in caps.items() for word in pair])
