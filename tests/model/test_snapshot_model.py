@@ -15,6 +15,7 @@ from provisioner.core.model import SizeRange
 from tests.harness.ceph import Ceph
 from tests.harness.slayer import Slayer
 from tests.harness.store import GIB, Provisioner, at_home, index, new_place, omap, unexplained
+from tests.harness.waiting import until
 
 VOLUMES = st.sampled_from(["v1", "v2", "v3"])
 SNAPSHOTS = st.sampled_from(["s1", "s2", "s3"])
@@ -61,14 +62,18 @@ class SnapshotMachine(RuleBasedStateMachine):
         self.used: set[str] = set()
         self.writes = 0
 
+    def _is_tidy(self) -> bool:
+        self.ours.reap()
+        self.ours.purge()
+        return not omap(self.pool, "rbd_trash") and not unexplained(self.pool)
+
     def teardown(self) -> None:
         for name in sorted(self.volumes):
             self.ours.delete(self.place, name)
         for snapshot in self.snapshots.values():
             self.ours.snapshots.delete(snapshot.id)
-        for _ in range(8):  # one generation of clones after the other
-            self.ours.reap()
-            self.ours.purge()
+        # one generation of clones after the other, and each when Ceph has let go of the watches of the dead
+        until(self._is_tidy, 60, "the trash is empty", lambda: str(omap(self.pool, "rbd_trash").keys()))
         assert not unexplained(self.pool)
         assert not index(self.pool)
         for obj in ("rbd_trash", "rbd_directory", clones.BUILDS, flatten.LIST):
