@@ -1,0 +1,133 @@
+"""The two roles of the CSI driver: the controller's, once or more per cluster, and the node's, on each machine."""
+
+import logging
+import threading
+from pathlib import Path
+
+import click
+
+from provisioner import wiring
+from provisioner.ceph.attachments import CephAttachments
+from provisioner.ceph.cluster import Clusters
+from provisioner.ceph.diff import CephChanges
+from provisioner.ceph.groups import CephGroups
+from provisioner.ceph.health import CephHealth
+from provisioner.ceph.nodes import NodeImages
+from provisioner.ceph.places import Places
+from provisioner.ceph.reservations import CephReservations
+from provisioner.ceph.snapshots import CephSnapshots
+from provisioner.config import ConfigFile
+from provisioner.core.attachments import Attachments
+from provisioner.core.changes import Changes
+from provisioner.core.choices import Choices
+from provisioner.core.errors import InvalidRequest
+from provisioner.core.groups import Groups
+from provisioner.core.snapshots import Snapshots
+from provisioner.core.volumes import Volumes
+from provisioner.host.build import host_node
+from provisioner.host.clients import Clients
+from provisioner.host.node import Node
+from provisioner.observe.http import StatusServer
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--csi-endpoint", required=True, help="The socket to serve CSI on: unix:///PATH.")
+@click.option("--driver-name", default="rbd.ceph-provisioner.io", show_default=True, help="The CSI driver's name.")
+@click.option("--topology", is_flag=True, help="Nodes tell where they are: make volumes where they can be reached from.")
+@click.option("--listen", default="127.0.0.1:9871", show_default=True, help="Where /metrics, /healthz and /readyz are.")
+@click.pass_obj
+def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology: bool, listen: str) -> None:
+    """Serve CSI's Identity and Controller: make, grow, list and delete volumes."""
+    # imported here: gRPC's 15 MB are for those who serve it
+    from csi.serve import Backend, serve
+    from provisioner.rpc.server import Listen
+
+    process = wiring.Process()
+    ceph, flights = wiring.ceph(config, process.metrics), process.flights()
+    places, volumes = ceph.places, Volumes(ceph.store, flights)
+    status = StatusServer(listen, process.metrics, list, list)
+    backend = Backend(
+        volumes=volumes,
+        clusters=config.clusters,
+        places=lambda name: config.clusters()[name].places(),
+        read_page=ceph.store.page,
+        snapshots=Snapshots(CephSnapshots(places), flights),
+        groups=Groups(CephGroups(places), CephSnapshots(places), flights),
+        changes=Changes(CephChanges(places)),
+        choices=Choices(volumes, CephReservations(places)),
+        attachments=Attachments(CephAttachments(places), flights, process.metrics.on_fence),
+        health=CephHealth(places),
+        segments=lambda name: dict(config.clusters()[name].segments),
+    )
+    server = serve(backend, driver_name, Listen(csi_endpoint), process.metrics.on_rpc, topology=topology)
+    ends = (server.drain, ceph.housekeeping.stop)
+    process.run(status, f"{driver_name} at {csi_endpoint}", (ceph.housekeeping.start,), ends)
+
+
+@click.command()
+@click.option("--csi-endpoint", required=True, help="The socket to serve CSI on: unix:///PATH.")
+@click.option("--node-id", required=True, help="This node's name, as the cluster manager has it.")
+@click.option("--driver-name", default="rbd.ceph-provisioner.io", show_default=True, help="The CSI driver's name.")
+@click.option("--listen", default="127.0.0.1:9872", show_default=True, help="Where /metrics, /healthz and /readyz are.")
+@click.option("--mounter", default="auto", show_default=True, help="The kind of device for volumes whose class names none.")
+@click.option("--run-directory", default="/run/ceph-provisioner", show_default=True, type=click.Path(path_type=Path))
+@click.option("--topology", multiple=True, metavar="KEY=VALUE", help="Where this node is; may be given several times.")
+@click.option("--kubelet-registration", default="", metavar="DIR", help="The kubelet's plugins_registry, to register there.")
+@click.option("--read-affinity", default="", metavar="rack:R|host:H", help="CRUSH location: read from the nearest replica.")
+@click.option("--max-volumes", default=0, type=click.IntRange(0), help="How many volumes this node takes; 0: any number.")
+@click.pass_obj
+def node(
+    config: ConfigFile,
+    csi_endpoint: str,
+    node_id: str,
+    driver_name: str,
+    listen: str,
+    mounter: str,
+    run_directory: Path,
+    topology: tuple[str, ...],
+    kubelet_registration: str,
+    read_affinity: str,
+    max_volumes: int,
+) -> None:
+    """Serve CSI's Identity and Node: attach, format, mount and grow volumes on this machine."""
+    from csi.node import Place as NodePlace
+    from csi.pulse import Pulse
+    from csi.registration import Registration, serve_registration
+    from csi.serve import serve_node
+    from provisioner.rpc.server import Listen
+
+    place = NodePlace(node_id, dict(_pair(text) for text in topology), max_volumes)
+    process = wiring.Process()
+    places = Places(Clusters(config.clusters))
+    images = NodeImages(places.clusters)
+    clients = Clients(Attachments(CephAttachments(places)), node_id)
+    volumes = host_node(images, clients, run_directory, process.flights(), mounter, read_affinity)
+    pulse = Pulse(config.clusters, lambda name: images.ask(places.of(name)))
+    server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), process.metrics.on_rpc)
+    registration, doors = Registration(driver_name, str(server.path)), [server]
+    if kubelet_registration:
+        socket = f"unix://{kubelet_registration}/{driver_name}-reg.sock"
+        doors.insert(0, serve_registration(registration, Listen(socket, permits=1, queue=1), process.metrics.on_rpc))
+    status = StatusServer(listen, process.metrics, registration.refusals, list)
+    joining = threading.Thread(target=_stay_joined, args=(process.stop, volumes, config, dict(place.topology)), daemon=True)
+    ends = [door.drain for door in doors]
+    process.run(status, f"{driver_name} at {csi_endpoint}", (joining.start,), ends)
+
+
+def _stay_joined(stop: threading.Event, volumes: Node, config: ConfigFile, topology: dict[str, str]) -> None:
+    """Have every cluster know this node: at once, soon again where that fails, and now and then for clusters that came later."""
+    pause = 0.0
+    while not stop.wait(pause):
+        failed = volumes.join(list(config.clusters()), topology)
+        for why in failed:
+            log.warning("not known in cluster %s", why)
+        pause = 5.0 if failed else 300.0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals or not value:
+        raise InvalidRequest("--topology", text, "must be KEY=VALUE")
+    return key, value
