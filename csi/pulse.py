@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from provisioner.core.errors import ProvisionerError
+from provisioner.core.errors import ProvisionerError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 class _Question:
     done: threading.Event = field(default_factory=threading.Event)
     answered: bool = False
+    refused: bool = False
     ended: float = 0.0
 
 
@@ -35,8 +36,9 @@ class Pulse:
         return any(self._answers().values())
 
     def answers(self, cluster: str) -> bool:
-        """Tell, within `patience` seconds, whether this cluster answers."""
-        return _answered_by(self._question(cluster), time.monotonic() + self._patience)
+        """Tell, within `patience` seconds, whether this cluster answers: a refusal is an answer, too."""
+        question = self._question(cluster)
+        return _answered_by(question, time.monotonic() + self._patience) or question.refused
 
     def silent(self) -> list[str]:
         """Tell, within `patience` seconds, which clusters do not answer."""
@@ -61,6 +63,7 @@ class Pulse:
             self._ask(cluster)
             question.answered = True
         except ProvisionerError as error:
+            question.refused = not isinstance(error, Unavailable)
             log.warning("cluster %s does not answer: %s", cluster, error)
         finally:
             question.ended = time.monotonic()

@@ -19,10 +19,9 @@ from csi.topology import NoPool, Pools
 from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
-from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.groups import Groups
 from provisioner.core.health import Health, HealthStore
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.ids import Place
 from provisioner.core.model import Volume
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.topology import Segments
@@ -51,11 +50,15 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What the services stand on: the use cases, the clusters' names, the places of each, their pages of volumes."""
+    """What the services stand on: the use cases, the clusters' names, the places of each, their pages of volumes.
+
+    `ask` has a cluster answer something small, and raises an error of the core if it does not.
+    """
 
     volumes: Volumes
     clusters: Callable[[], Collection[str]]
     places: Callable[[str], Sequence[Place]]
+    ask: Callable[[str], None]
     read_page: ReadPage[Volume]
     snapshots: Snapshots
     groups: Groups
@@ -65,22 +68,6 @@ class Backend:
     health: HealthStore
     segments: Callable[[str], Segments] = lambda _: {}
     """From where each cluster can be reached; everywhere, if none is given."""
-
-    def ask(self, cluster: str) -> None:
-        """Have the cluster answer something small, monitors and OSDs both; one place that we may read is enough.
-
-        Raises what the core raises if it does not answer.
-        """
-        refusal: ProvisionerError | None = None
-        for place in self.places(cluster):
-            try:
-                self.volumes.get(VolumeId(place, "cp.pulse"))
-            except NotFound:
-                return
-            except (Denied, InvalidRequest) as error:
-                refusal = error
-        if refusal is not None:
-            raise refusal
 
 
 def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topology: bool = False) -> Server:

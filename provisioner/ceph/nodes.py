@@ -5,7 +5,7 @@ inherits it, does not take its parent's for its own.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import rbd
 from provisioner.ceph import headers, marks, names, users, wire
 from provisioner.ceph.cluster import Clusters, Connection
 from provisioner.ceph.errors import explained
-from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError, Unavailable
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.errors import Denied, InvalidRequest, NotFound, Unavailable
+from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials, Opening
 
 _NOTE = marks.PREFIX + "node."
@@ -51,20 +51,6 @@ class NodeImages:
                 raise NotFound(f"volume {volume}")
             key = credentials or _own_credentials(connection)
             return Opening(volume, connection.fsid(), header.image_id, header.size, tuple(users.monitors(connection)), key)
-
-    def ask(self, places: Sequence[Place]) -> None:
-        """Have a cluster answer something small; one place that we may read is enough. Raises what it says otherwise."""
-        refusal: ProvisionerError | None = None
-        for place in places:
-            try:
-                with self._clusters.connection(place.cluster) as connection, connection.pool(place) as pool:
-                    names.read_id(pool, "cp.pulse")
-            except (Denied, InvalidRequest) as error:
-                refusal = error
-            else:
-                return
-        if refusal is not None:
-            raise refusal
 
     def note(self, image: Opening, key: str, *, inherited: bool = False) -> str:
         """Read a note."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import rados
 
-from provisioner.ceph import images
+from provisioner.ceph import images, names
 from provisioner.ceph.cluster import Clusters, Connection
-from provisioner.ceph.errors import CEPH_ERRORS
+from provisioner.ceph.errors import CEPH_ERRORS, explained
 from provisioner.ceph.registry import LAPSE, Registry
 from provisioner.ceph.survey import USUAL, Surveyed, Surveys
 from provisioner.core.errors import Denied, InvalidRequest, ProvisionerError, Unavailable
@@ -65,6 +65,23 @@ class Places:
         Raises Unavailable, and Denied if none may be read. What was found is good for half a minute.
         """
         return self.clusters.config(cluster).places() or list(self._survey(cluster).places)
+
+    def ask(self, cluster: str) -> None:
+        """Have the cluster answer something small, monitors and OSDs both; one place that we may read is enough.
+
+        Raises what the core raises if it does not answer.
+        """
+        refusal: ProvisionerError | None = None
+        for place in self.of(cluster):
+            try:
+                with self.at(place, None) as (_, pool), explained(f"asking {place} for something small"):
+                    names.read_id(pool, "cp.pulse")
+            except (Denied, InvalidRequest) as error:
+                refusal = error
+            else:
+                return
+        if refusal is not None:
+            raise refusal
 
     @contextmanager
     def at(self, place: Place, credentials: Credentials | None) -> Iterator[tuple[Connection, rados.Ioctx]]:

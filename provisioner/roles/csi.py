@@ -51,7 +51,8 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
     backend = Backend(
         volumes=volumes,
         clusters=config.clusters,
-        places=lambda name: config.clusters()[name].places(),
+        places=places.of,
+        ask=places.ask,
         read_page=ceph.store.page,
         snapshots=Snapshots(CephSnapshots(places), flights),
         groups=Groups(CephGroups(places), CephSnapshots(places), flights),
@@ -104,7 +105,7 @@ def node(
     images = NodeImages(places.clusters)
     clients = Clients(Attachments(CephAttachments(places)), node_id)
     volumes = host_node(images, clients, run_directory, process.flights(), mounter, read_affinity)
-    pulse = Pulse(config.clusters, lambda name: images.ask(places.of(name)))
+    pulse = Pulse(config.clusters, places.ask)
     server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), process.metrics.on_rpc)
     registration, doors = Registration(driver_name, str(server.path)), [server]
     if kubelet_registration:

@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -26,7 +27,6 @@ from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.groups import Groups
-from provisioner.core.ids import Place
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.server import Listen, Server
@@ -127,17 +127,17 @@ def running(
         with lock:
             calls.append((method.rpartition("/")[2], code))
 
-    configured = clusters or {"dev": ceph.config(timeout=timeout)}
+    configured = clusters or {"dev": replace(ceph.config(timeout=timeout), pools=tuple(pools or [ceph.pool]))}
     connections = Clusters(lambda: configured)
     places = Places(connections)
     store = CephStore(places)
-    known = [Place("dev", pool) for pool in (pools or [ceph.pool])]
     volumes = Volumes(store)
     attachments = Attachments(CephAttachments(places))
     backend = Backend(
         volumes=volumes,
         clusters=connections.names,
-        places=places.of if clusters else lambda cluster: known,
+        places=places.of,
+        ask=places.ask,
         read_page=store.page,
         snapshots=Snapshots(CephSnapshots(places)),
         groups=Groups(CephGroups(places), CephSnapshots(places)),

@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from csi.pulse import Pulse
-from provisioner.core.errors import Unavailable
+from provisioner.core.errors import InvalidRequest, ProvisionerError, Unavailable
 from tests.harness.waiting import until
 
 PATIENCE = 0.2
@@ -14,8 +14,8 @@ PATIENCE = 0.2
 class Patient:
     """Clusters that answer, refuse, or keep still until let go."""
 
-    def __init__(self, *still: str, refusing: str = "") -> None:
-        self.still, self.refusing = set(still), refusing
+    def __init__(self, *still: str, refusing: str = "", refusal: ProvisionerError | None = None) -> None:
+        self.still, self.refusing, self.refusal = set(still), refusing, refusal or Unavailable("no")
         self.asked: list[str] = []
         self.let_go = threading.Event()
 
@@ -24,7 +24,7 @@ class Patient:
         if cluster in self.still:
             self.let_go.wait(10)
         if cluster == self.refusing:
-            raise Unavailable("no")
+            raise self.refusal
 
 
 def test_a_cluster_that_answers_beats() -> None:
@@ -33,6 +33,14 @@ def test_a_cluster_that_answers_beats() -> None:
 
 def test_a_cluster_that_refuses_does_not() -> None:
     assert not Pulse(lambda: ["a"], Patient(refusing="a").ask).beats()
+
+
+def test_a_refusal_is_an_answer_though_nothing_can_be_done_there() -> None:
+    patient = Patient(refusing="a", refusal=InvalidRequest("clusterID", "a", "is none"))
+    pulse = Pulse(lambda: ["a"], patient.ask)
+    assert pulse.answers("a")
+    assert not pulse.beats()
+    assert not Pulse(list, Patient(refusing="a").ask).answers("a")
 
 
 def test_no_cluster_has_no_pulse() -> None:
