@@ -8,9 +8,6 @@
 Errors name the file and the key. A file that turns bad while the program runs is reported, and the last good one stays.
 """
 
-import logging
-import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +19,7 @@ from provisioner.ceph.cluster import ClusterConfig
 from provisioner.cinder.cloud import INITIATOR, CloudConfig
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
-
-log = logging.getLogger(__name__)
+from provisioner.watched import WatchedFile
 
 
 class _Cluster(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -138,38 +134,16 @@ class ConfigFile:
 
     def __init__(self, path: Path) -> None:
         """Raises InvalidRequest for a file that can't be used."""
-        self._path = path
-        self._stamp, self._known = self._stat(), parse_all(path)
-        self._lock = threading.Lock()
+        self._file = WatchedFile(path, parse_all, _names)
 
     def clusters(self) -> Mapping[str, ClusterConfig]:
         """Today's clusters by name."""
-        return self._today().clusters
+        return self._file.now().clusters
 
     def clouds(self) -> Mapping[str, CloudConfig]:
         """Today's clouds by name."""
-        return self._today().clouds
+        return self._file.now().clouds
 
-    def _today(self) -> Known:
-        stamp = self._stat()
-        if stamp != self._stamp:
-            with self._lock:
-                self._reread(stamp)
-        return self._known
 
-    def _reread(self, stamp: tuple[int, int]) -> None:
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._known = parse_all(self._path)
-            log.info("%s changed: clusters %s", self._path, ", ".join(sorted(self._known.clusters | self._known.clouds)))
-        except InvalidRequest as error:
-            log.error("%s; going on with what it said before", error)
-
-    def _stat(self) -> tuple[int, int]:
-        try:
-            stat = os.stat(self._path)
-        except OSError:
-            return (0, 0)
-        return (stat.st_mtime_ns, stat.st_ino)
+def _names(known: Known) -> str:
+    return f"clusters {', '.join(sorted(known.clusters | known.clouds))}"

@@ -20,6 +20,7 @@ from provisioner.ceph.errors import BROKEN, CEPH_ERRORS, errno_of, explain
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import Place
 from provisioner.core.model import Credentials
+from provisioner.watched import stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,7 @@ class ClusterConfig:
 
     def stamp(self) -> tuple[object, ...]:
         """Changes whenever a file behind this configuration does."""
-        return (self, *(_changed(path) for path in (self.conf, self.keyring, self.key_file) if path))
-
-
-def _changed(path: str) -> tuple[int, int]:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return (0, 0)
-    return (stat.st_mtime_ns, stat.st_ino)
+        return (self, *(stamp(path) for path in (self.conf, self.keyring, self.key_file) if path))
 
 
 class Connection:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from provisioner.ceph.cluster import ClusterConfig, Clusters, Connection
-from provisioner.core.errors import ProvisionerError
+from provisioner.core.errors import ProvisionerError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ class Keys:
         for name in self._clusters.names():
             config = self._clusters.config(name)
             try:
-                if (key := _key(config, user)) and self._has(config, monitors):
+                if (key := key_of(config, user)) and self._has(config, monitors):
                     return key
-            except (ProvisionerError, OSError) as error:
+            except ProvisionerError as error:
                 log.warning("looking for the key of client.%s in cluster %s: %s", user, name, error)
         return ""
 
@@ -47,16 +47,30 @@ def _addresses(connection: Connection) -> set[str]:
     return {str(entry["addr"]) for mon in monmap["mons"] for entry in mon["public_addrs"]["addrvec"]}
 
 
-def _key(config: ClusterConfig, user: str) -> str:
-    """The user's key in the cluster's own files. Raises OSError."""
+def key_of(config: ClusterConfig, user: str, default: str = "") -> str:
+    """The user's key in the cluster's own files, or in the keyring `default` where none is configured; "" if unknown.
+
+    Raises Unavailable, naming the file that can't be read.
+    """
     if config.key_file:
-        return Path(config.key_file).read_text().strip() if config.user == user else ""
-    if not config.keyring:
-        return ""
+        return _read(config.key_file).strip() if config.user == user else ""
+    keyring = config.keyring or default
+    return _key_in(keyring, user) if keyring else ""
+
+
+def _key_in(file: str, user: str) -> str:
     keyring = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         # keyrings are indented by tabs, which would make each line go on with the one before
-        keyring.read_string("\n".join(line.strip() for line in Path(config.keyring).read_text().splitlines()))
-    except configparser.Error as error:
-        raise OSError(f"can't make sense of keyring {config.keyring}") from error
+        keyring.read_string("\n".join(line.strip() for line in _read(file).splitlines()))
+    except configparser.Error:
+        # not chained: what it quotes may hold a key
+        raise Unavailable(f"can't make sense of keyring {file}") from None
     return keyring.get(f"client.{user}", "key", fallback="")
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text()
+    except OSError as error:
+        raise Unavailable(f"reading {file}: {error.strerror}") from error

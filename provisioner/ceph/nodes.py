@@ -4,10 +4,8 @@ A note is metadata `ceph-provisioner.node.<key>`: the image's internal id, a bla
 inherits it, does not take its parent's for its own.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import rados
 import rbd
@@ -15,7 +13,8 @@ import rbd
 from provisioner.ceph import headers, marks, names, users, wire
 from provisioner.ceph.cluster import Clusters, Connection
 from provisioner.ceph.errors import explained
-from provisioner.core.errors import Denied, InvalidRequest, NotFound, Unavailable
+from provisioner.ceph.keys import key_of
+from provisioner.core.errors import Denied, InvalidRequest, NotFound
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials, Opening
 
@@ -96,23 +95,8 @@ class NodeImages:
 def _own_credentials(connection: Connection) -> Credentials:
     """The key of the cluster's own user, from the file that librados has it from: a kernel client needs it in words."""
     config = connection.config
-    file = config.key_file or config.keyring or connection.setting("keyring").split(",")[0]
-    try:
-        text = Path(file).read_text()
-    except OSError as error:
-        raise Unavailable(f"reading the key of client.{config.user} from {file}: {error.strerror}") from error
-    key = text.strip() if config.key_file else key_in(text, config.user)
+    default = connection.setting("keyring").split(",")[0]
+    key = key_of(config, config.user, default)
     if not key:
-        raise Denied(f"attaching as client.{config.user}: {file} has no key for it")
+        raise Denied(f"attaching as client.{config.user}: {config.key_file or config.keyring or default} has no key for it")
     return Credentials(config.user, key)
-
-
-def key_in(keyring: str, user: str) -> str:
-    """The key of `[client.<user>]` in the text of a keyring; "" if it isn't there."""
-    section = ""
-    for line in keyring.splitlines():
-        if header := re.fullmatch(r"\s*\[(.+)\]\s*", line):
-            section = header[1]
-        elif section == f"client.{user}" and (pair := re.fullmatch(r"\s*key\s*=\s*(\S+)\s*", line)):
-            return pair[1]
-    return ""

@@ -1,7 +1,8 @@
 """How to reach one Cinder: values only, so that reading a config file costs no import of the OpenStack SDK."""
 
-import os
 from dataclasses import dataclass
+
+from provisioner import watched
 
 POOL = "cinder"
 """The pool of every volume id in a cloud: which backend holds a volume is Cinder's business."""
@@ -36,11 +37,7 @@ class CloudConfig:
 
     def stamp(self) -> tuple[object, ...]:
         """Changes whenever the file behind this configuration does."""
-        try:
-            stat = os.stat(self.file or os.devnull)
-        except OSError:
-            return (self, 0, 0)
-        return (self, stat.st_mtime_ns, stat.st_ino)
+        return (self, watched.stamp(self.file))
 
     def connector(self) -> dict[str, object]:
         """Who connects: told to Cinder when a connection is made, and the same again when it ends."""

@@ -10,9 +10,6 @@ A file is YAML or JSON, a list as ceph-provider reads it; what stands behind the
 A class of buckets may have `quota: {bytes: N, objects: N}` instead (radosgw), or `storageClass` and `additionalConfig` (claims).
 """
 
-import logging
-import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +23,7 @@ from provisioner.core.errors import InvalidRequest, Unavailable
 from provisioner.core.model import Credentials, Layout
 from provisioner.core.parameters import read_parameters
 from provisioner.core.qos import Qos
-
-log = logging.getLogger(__name__)
+from provisioner.watched import WatchedFile
 
 _LAYOUT = ("dataPool", "imageFeatures", "objectSize", "stripeUnit", "stripeCount")
 _LARGEST = (1 << 63) - 1
@@ -129,20 +125,15 @@ class BucketClass:
 
 
 class ClassFile(Generic[C]):
-    """The classes as the file has them now; thread-safe. A file that turns bad is reported, and the last good one stays."""
+    """The classes as the file has them now; thread-safe."""
 
     def __init__(self, path: Path, parse: Callable[[Path], Mapping[str, C]]) -> None:
         """Raises InvalidRequest for a file that can't be used."""
-        self._path, self._parse = path, parse
-        self._stamp, self._classes = _stamp(path), parse(path)
-        self._lock = threading.Lock()
+        self._file = WatchedFile(path, parse, lambda classes: f"classes {', '.join(classes)}")
 
     def all(self) -> Mapping[str, C]:
         """Today's classes by name, in the file's order."""
-        with self._lock:
-            if (stamp := _stamp(self._path)) != self._stamp:
-                self._reread(stamp)
-            return self._classes
+        return self._file.now()
 
     def choose(self, field: str, name: str) -> C:
         """The class of that name. Raises InvalidRequest, naming the request's `field`."""
@@ -150,14 +141,6 @@ class ClassFile(Generic[C]):
         if name not in classes:
             raise InvalidRequest(field, name, f"known classes: {', '.join(classes) or 'none'}")
         return classes[name]
-
-    def _reread(self, stamp: tuple[int, ...]) -> None:
-        self._stamp = stamp
-        try:
-            self._classes = self._parse(self._path)
-            log.info("%s changed: classes %s", self._path, ", ".join(self._classes))
-        except InvalidRequest as error:
-            log.error("%s; going on with what it said before", error)
 
 
 def read_volume_classes(path: Path) -> dict[str, VolumeClass]:
@@ -219,11 +202,3 @@ def _bucket_class(path: Path, given: _BucketClass) -> BucketClass:
             raise InvalidRequest(f"--bucket-classes: {path}: {given.name}.quota.{field}", value, "must not be negative")
     quota = Quota(given.quota.bytes, given.quota.objects)
     return BucketClass(given.name, promised, quota, given.storageClass, given.additionalConfig)
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return ()
-    return (stat.st_mtime_ns, stat.st_ino, stat.st_size)

@@ -20,6 +20,7 @@ import msgspec.json
 from provisioner.kube.backoff import Clock
 from provisioner.kube.errors import ConfigError
 from provisioner.kube.kubeconfig import Access, ExecPlugin, Material
+from provisioner.watched import stamp
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +98,9 @@ class Credentials:
 
     def _context(self) -> ssl.SSLContext | None:
         """The context, built anew when its files changed: connections are bound to it."""
-        stamp = _stamp(self._access)
-        if stamp != self._tls_stamp:
-            self._tls, self._tls_stamp = tls_context(self._access), stamp
+        today = _stamp(self._access)
+        if today != self._tls_stamp:
+            self._tls, self._tls_stamp = tls_context(self._access), today
         return self._tls
 
     def _plugin_context(self, status: _PluginStatus) -> ssl.SSLContext | None:
@@ -120,18 +121,10 @@ def _lifetime(status: _PluginStatus) -> float:
     return max(left - _RENEW_BEFORE, _LOOK_EVERY)
 
 
-def _stamp(access: Access) -> tuple[tuple[int, int, int] | None, ...]:
+def _stamp(access: Access) -> tuple[object, ...]:
     """Changes when any file that the TLS context is made of does."""
     materials = (access.ca, access.certificate, access.key)
-    return tuple(_changed(material) for material in materials if isinstance(material, Path))
-
-
-def _changed(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+    return tuple(stamp(material) for material in materials if isinstance(material, Path))
 
 
 def _authorization(access: Access) -> str | None:

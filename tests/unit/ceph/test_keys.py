@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 
 from provisioner.ceph.cluster import ClusterConfig, Clusters
-from provisioner.ceph.keys import Keys
+from provisioner.ceph.keys import Keys, key_of
+from provisioner.core.errors import Unavailable
 
 KEYRING = """\
 [client.provisioner]
 \tkey = of-the-provisioner
 \tcaps mon = "profile rbd"
+
+[client.admin]
+key=of-the-admin==
 [client.cinder]
 \tkey = of-cinder==
 \tcaps osd = "profile rbd pool=volumes, profile rbd-read-only pool=images"
@@ -48,3 +52,16 @@ def test_a_key_file_is_the_key_of_the_cluster_s_own_user_only(tmp_path: Path) ->
 def test_what_cannot_be_read_is_passed_over_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert keys(keyring=str(tmp_path / "none")).find(["10.0.0.1:6789"], "cinder") == ""
     assert "looking for the key of client.cinder in cluster c" in caplog.text
+
+
+def test_the_keyring_that_librados_would_read_will_do_where_none_is_configured(keyring: Path) -> None:
+    config = ClusterConfig("c", conf="/etc/ceph/ceph.conf", user="admin")
+    assert key_of(config, "admin", str(keyring)) == "of-the-admin=="
+    assert key_of(config, "adm", str(keyring)) == ""
+
+
+def test_a_keyring_that_makes_no_sense_is_told_by_name_and_nothing_of_it(keyring: Path) -> None:
+    keyring.write_text("key = secret==")
+    with pytest.raises(Unavailable, match=f"can't make sense of keyring {keyring}$") as told:
+        key_of(ClusterConfig("c", keyring=str(keyring)), "admin")
+    assert told.value.__cause__ is None
