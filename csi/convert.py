@@ -1,8 +1,9 @@
 """CSI's words into the core's values, and back."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from csi import capabilities
 from csi.pb import csi_pb2
@@ -11,6 +12,8 @@ from provisioner.core.ids import GroupId, Place, SnapshotId, VolumeId, check_pla
 from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Source, Volume
 from provisioner.core.parameters import ClassParameters, read_parameters, read_qos
 from provisioner.core.qos import Qos
+
+T = TypeVar("T")
 
 DEFAULT_FS_TYPE = "ext4"
 DEFAULT_SIZE = 1 << 30
@@ -120,43 +123,31 @@ def volume_id(text: str) -> VolumeId:
     return VolumeId.parse(text)
 
 
-@contextmanager
-def found_volume(text: str, field: str = "volume_id") -> Iterator[VolumeId]:
+def found_volume(text: str, field: str = "volume_id") -> AbstractContextManager[VolumeId]:
     """A volume to look for. A cluster or a pool that there isn't holds none: NotFound, as for text that names nothing."""
-    if not text:
-        raise InvalidRequest(field, "", "must not be empty")
-    volume = VolumeId.parse(text)
-    with _nowhere_is_not_found(f"volume {volume}"):
-        yield volume
+    return _found("volume", VolumeId.parse, text, field)
 
 
-@contextmanager
-def found_snapshot(text: str, field: str = "snapshot_id") -> Iterator[SnapshotId]:
+def found_snapshot(text: str, field: str = "snapshot_id") -> AbstractContextManager[SnapshotId]:
     """A snapshot to look for. NotFound as for volumes."""
+    return _found("snapshot", SnapshotId.parse, text, field)
+
+
+def found_group(text: str) -> AbstractContextManager[GroupId]:
+    """A group snapshot to look for. NotFound as for volumes."""
+    return _found("group snapshot", GroupId.parse, text, "group_snapshot_id")
+
+
+@contextmanager
+def _found(kind: str, parse: Callable[[str], T], text: str, field: str) -> Iterator[T]:
     if not text:
         raise InvalidRequest(field, "", "must not be empty")
-    snapshot = SnapshotId.parse(text)
-    with _nowhere_is_not_found(f"snapshot {snapshot}"):
-        yield snapshot
-
-
-@contextmanager
-def found_group(text: str) -> Iterator[GroupId]:
-    """A group snapshot to look for. NotFound as for volumes."""
-    if not text:
-        raise InvalidRequest("group_snapshot_id", "", "must not be empty")
-    group = GroupId.parse(text)
-    with _nowhere_is_not_found(f"group snapshot {group}"):
-        yield group
-
-
-@contextmanager
-def _nowhere_is_not_found(what: str) -> Iterator[None]:
+    found = parse(text)
     try:
-        yield
+        yield found
     except InvalidRequest as error:
         if error.field in ("clusterID", "pool"):
-            raise NotFound(what) from error
+            raise NotFound(f"{kind} {found}") from error
         raise
 
 
