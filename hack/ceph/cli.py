@@ -1,22 +1,20 @@
 """The command line of hack/dev-ceph."""
 
 import argparse
-import fcntl
 import json
 import re
-import shutil
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 from uuid import uuid4
 
 import rados
 import rbd
 
+from hack import directories
+from hack.directories import locked, say
 from hack.kubernetes.processes import StillRunningError
 
 from .admin import CommandError
@@ -41,7 +39,7 @@ _UNITS = {"M": 20, "G": 30, "T": 40}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status says whether it worked."""
-    signal.signal(signal.SIGTERM, _leave)  # so that what a first start began is ended, as on Ctrl-C
+    signal.signal(signal.SIGTERM, directories.leave)  # so that what a first start began is ended, as on Ctrl-C
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -50,15 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def say(text: str) -> None:
-    """Tell the person in front of it."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _leave(*_: object) -> NoReturn:
-    raise SystemExit(143)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,7 +116,8 @@ def _start(options: argparse.Namespace) -> int:
     home = options.dir.resolve()
     if options.rgw and (lacking := missing("radosgw")):
         raise ClusterError(f"not installed: apt-get install --no-install-recommends {' '.join(lacking)}")
-    with _locked(_claim(home)), ExitStack() as undo:
+    directories.claim(home / LOCK, ClusterError)
+    with locked(home / LOCK), ExitStack() as undo:
         fresh = Settings.load(home) is None
         cluster = Cluster(home, _settings(home, options))
         cluster.settings.save(home)
@@ -142,14 +132,6 @@ def _start(options: argparse.Namespace) -> int:
 def _caps(options: argparse.Namespace) -> int:
     print(operator_command(options.pool or ["rbd"], users=options.users is not False))
     return 0
-
-
-def _claim(home: Path) -> Path:
-    """Make the directory, unless it is one of ours; never move into somebody else's."""
-    if home.exists() and any(home.iterdir()) and not (home / LOCK).exists():
-        raise ClusterError(f"{home} is not empty and holds no cluster")
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return home
 
 
 def _settings(home: Path, options: argparse.Namespace) -> Settings:
@@ -181,24 +163,12 @@ def _existing(home: Path) -> Cluster:
 
 def _stop(options: argparse.Namespace) -> int:
     home = options.dir.resolve()
-    cluster = _existing(home)
-    with _locked(home):
-        cluster.stop()
-        if options.purge:
-            shutil.rmtree(home)
-    return 0
+    return directories.stop(_existing(home), home / LOCK, purge=options.purge)
 
 
 def _status(options: argparse.Namespace) -> int:
     cluster = _existing(options.dir.resolve())
-    processes = {name: cluster.process(name) for name in cluster.daemons}
-    for name, process in processes.items():
-        if process:
-            usage = f"rss {process.resident >> 20} MiB, cpu {process.cpu_seconds:.1f} s"
-            print(f"{name}: pid {process.pid}, {usage}")
-        else:
-            print(f"{name}: not running")
-    return 0 if all(processes.values()) else 1
+    return directories.tell({name: cluster.process(name) for name in cluster.daemons})
 
 
 def _restart(options: argparse.Namespace) -> int:
@@ -206,14 +176,6 @@ def _restart(options: argparse.Namespace) -> int:
     cluster = _existing(home)
     if options.daemon not in cluster.daemons:
         raise ClusterError(f"{home} runs no {options.daemon}")
-    with _locked(home):
+    with locked(home / LOCK):
         cluster.restart(options.daemon, say)
     return 0
-
-
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """One command at a time changes a cluster."""
-    with (home / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,19 +1,18 @@
 """The command line of hack/dev-cinder."""
 
 import argparse
-import fcntl
 import json
 import shutil
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
+from hack import directories
 from hack.ceph.admin import CommandError
 from hack.ceph.files import free_port
+from hack.directories import locked, say
 from hack.kubernetes.processes import StillRunningError
 
 from .environment import InstallError, made
@@ -37,7 +36,7 @@ LOCK = "dev-cinder.lock"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status says whether it worked."""
-    signal.signal(signal.SIGTERM, _leave)  # so that what a start began is ended, as on Ctrl-C
+    signal.signal(signal.SIGTERM, directories.leave)  # so that what a start began is ended, as on Ctrl-C
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -46,15 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def say(text: str) -> None:
-    """Tell the person in front of it."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _leave(*_: object) -> NoReturn:
-    raise SystemExit(143)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +85,7 @@ def _start(options: argparse.Namespace) -> int:
         raise ServiceError("not installed: apt-get install --no-install-recommends tgt tgt-rbd")
     environment = made(say)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(home), ExitStack() as undo:
+    with locked(home / LOCK), ExitStack() as undo:
         fresh = Settings.load(home) is None
         service = Service(home, _settings(home, options))
         service.settings.save(home)
@@ -127,28 +117,9 @@ def _existing(home: Path) -> Service:
 
 def _stop(options: argparse.Namespace) -> int:
     home = options.dir.resolve()
-    service = _existing(home)
-    with _locked(home):
-        service.stop()
-        if options.purge:
-            shutil.rmtree(home)
-    return 0
+    return directories.stop(_existing(home), home / LOCK, purge=options.purge)
 
 
 def _status(options: argparse.Namespace) -> int:
     service = _existing(options.dir.resolve())
-    processes = {part: service.process(part) for part in service.parts}
-    for part, process in processes.items():
-        if process:
-            print(f"{part}: pid {process.pid}, rss {process.resident >> 20} MiB, cpu {process.cpu_seconds:.1f} s")
-        else:
-            print(f"{part}: not running")
-    return 0 if all(processes.values()) else 1
-
-
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """One command at a time changes a directory."""
-    with (home / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return directories.tell({name: service.process(name) for name in service.parts})

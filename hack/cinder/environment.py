@@ -5,17 +5,16 @@ lets one process install while others wait. With it are kept the databases of a 
 bringing an empty one up to date takes longer than everything else that a start does.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from hack.directories import Say, alone
 
 from .identity import REGION
 from .settings import PASSWORD, cinder_conf, keystone_conf
@@ -24,8 +23,6 @@ HERE = Path(__file__).resolve().parent
 PINS = HERE / "requirements.txt"
 _BINDINGS = Path("/usr/lib/python3/dist-packages")
 _INSTALL_SECONDS, _STEP_SECONDS = 900, 300
-
-Say = Callable[[str], None]
 
 
 class InstallError(Exception):
@@ -65,21 +62,10 @@ def made(say: Say) -> Environment:
     home = cache_directory() / hashlib.sha256(PINS.read_bytes() + sys.version.encode()).hexdigest()[:12]
     if not (home / "whole").exists():
         home.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(home.with_suffix(".lock"), say):
+        with alone(home.with_suffix(".lock"), "installs Cinder", say):
             if not (home / "whole").exists():
                 _make(Environment(home), say)
     return Environment(home)
-
-
-@contextmanager
-def _alone(path: Path, say: Say) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process installs Cinder already: waiting for it ({path})")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _make(environment: Environment, say: Say) -> None:

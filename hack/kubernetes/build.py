@@ -4,22 +4,20 @@ A lock file lets one process build while others wait for its result; a rename pu
 leaves nothing that looks finished.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hack.directories import Say, alone
+
 SOURCES = Path(__file__).resolve().parent
 SECONDS_BETWEEN_WORDS = 10.0
-
-Say = Callable[[str], None]
 
 
 class BuildError(Exception):
@@ -71,7 +69,7 @@ def built(recipe: Recipe, say: Say) -> Path:
     binary = recipe.binary
     if not binary.exists():
         binary.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(binary.with_name(f"{recipe.name}-{recipe.release}.lock"), say):
+        with alone(binary.with_name(f"{recipe.name}-{recipe.release}.lock"), "builds this", say):
             if not binary.exists():
                 _build(recipe, binary.with_name(f"{recipe.name}-{recipe.release}.work"), say)
     return binary
@@ -88,17 +86,6 @@ def go(directory: Path, *words: str, unsummed: Iterable[str] = ()) -> str:
 def _environment(unsummed: Iterable[str]) -> dict[str, str]:
     modules = [*filter(None, [os.environ.get("GONOSUMDB")]), *unsummed]
     return os.environ | {"CGO_ENABLED": "0", "GONOSUMDB": ",".join(modules), "GOWORK": "off"}
-
-
-@contextmanager
-def _alone(path: Path, say: Say) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process builds this already: waiting for it ({path})")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _build(recipe: Recipe, work: Path, say: Say) -> None:

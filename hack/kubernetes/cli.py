@@ -1,16 +1,15 @@
 """The command line of hack/dev-kubernetes."""
 
 import argparse
-import fcntl
 import json
 import shutil
 import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+
+from hack import directories
+from hack.directories import locked, say
 
 from . import versions
 from .build import BuildError, built
@@ -35,7 +34,7 @@ Needs Go to compile, Debian's openssl, and for 1.30 Debian's etcd-server (1.36 n
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status says whether it worked."""
-    signal.signal(signal.SIGTERM, _leave)  # so that what a start began is ended, as on Ctrl-C
+    signal.signal(signal.SIGTERM, directories.leave)  # so that what a start began is ended, as on Ctrl-C
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -44,15 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def say(text: str) -> None:
-    """Tell the person in front of it."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _leave(*_: object) -> NoReturn:
-    raise SystemExit(143)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,20 +119,13 @@ def _start(options: argparse.Namespace) -> int:
     home = options.dir.resolve()
     pin = _pin(_version(home, options))
     programs = _programs(pin)
-    with _locked(_claim(home)):
+    directories.claim(home / LOCK, ClusterError)
+    with locked(home / LOCK):
         cluster = Cluster(home, _settings(home, options))
         cluster.settings.save(home)
         cluster.start(programs, say)
     print(json.dumps({"kubeconfig": str(cluster.kubeconfig), "version": pin.release}), flush=True)
     return 0
-
-
-def _claim(home: Path) -> Path:
-    """Make the directory, unless it is one of ours; never move into somebody else's."""
-    if home.exists() and any(home.iterdir()) and not (home / LOCK).exists():
-        raise ClusterError(f"{home} is not empty and holds no cluster")
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return home
 
 
 def _version(home: Path, options: argparse.Namespace) -> str:
@@ -173,24 +156,12 @@ def _existing(home: Path) -> Cluster:
 
 def _stop(options: argparse.Namespace) -> int:
     home = options.dir.resolve()
-    cluster = _existing(home)
-    with _locked(home):
-        cluster.stop()
-        if options.purge:
-            shutil.rmtree(home)
-    return 0
+    return directories.stop(_existing(home), home / LOCK, purge=options.purge)
 
 
 def _status(options: argparse.Namespace) -> int:
     cluster = _existing(options.dir.resolve())
-    processes = {name: cluster.process(name) for name in cluster.settings.daemons}
-    for name, process in processes.items():
-        if process:
-            usage = f"rss {process.resident >> 20} MiB, cpu {process.cpu_seconds:.1f} s"
-            print(f"{name}: pid {process.pid}, {usage}")
-        else:
-            print(f"{name}: not running")
-    return 0 if all(processes.values()) else 1
+    return directories.tell({name: cluster.process(name) for name in cluster.settings.daemons})
 
 
 def _restart(options: argparse.Namespace) -> int:
@@ -198,14 +169,6 @@ def _restart(options: argparse.Namespace) -> int:
     cluster = _existing(home)
     if options.daemon not in cluster.settings.daemons:
         raise ClusterError(f"{home} runs no {options.daemon}")
-    with _locked(home):
+    with locked(home / LOCK):
         cluster.restart(options.daemon, _programs(_pin(cluster.settings.version)), say)
     return 0
-
-
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """One command at a time changes a cluster."""
-    with (home / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
