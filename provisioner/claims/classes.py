@@ -30,7 +30,6 @@ class Class:
     place: Place
     reclaim_policy: str
     mount_options: tuple[str, ...]
-    expandable: bool
     segments: tuple[tuple[str, str], ...] = ()
     """From where its cluster can be reached: pairs of domain label and value; none for everywhere."""
 
@@ -76,7 +75,6 @@ class Classes:
             place=place,
             reclaim_policy=storage_class.get("reclaimPolicy") or "Delete",
             mount_options=tuple(storage_class.get("mountOptions") or ()),
-            expandable=bool(storage_class.get("allowVolumeExpansion")),
             segments=cluster.segments if cluster else (),
         )
 

@@ -59,10 +59,6 @@ class ApiError(KubeError):
         self.status, self.reason, self.message, self.causes = status, reason, message, causes
         super().__init__(f"{message} ({status} {reason})")
 
-    def has_cause(self, reason: str) -> bool:
-        """Whether the server names this reason among its causes."""
-        return any(cause.reason == reason for cause in self.causes)
-
 
 class Unauthorized(ApiError):
     """The server does not know the caller."""

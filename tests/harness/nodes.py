@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from provisioner.kube.errors import NotFound
-from provisioner.kube.resources import CSI_NODES, NODES, Object, Resource
+from provisioner.kube.resources import NODES, Object, Resource
 from provisioner.kube.times import now_seconds
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.waiting import until
 
 _PODS = Resource("", "v1", "pods", "Pod", namespaced=True)
+_CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", namespaced=False)
 _ATTACHMENTS = Resource("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", namespaced=False)
 _ROOM = {"cpu": "4", "memory": "8Gi", "pods": "110"}
 
@@ -61,7 +62,7 @@ def register_csi(kubernetes: Kubernetes, driver: str) -> str:
     managed = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
     kubernetes.api.patch(NODES.path(name=name), {"metadata": {"annotations": managed}})
     drivers = [{"name": driver, "nodeID": name, "topologyKeys": []}]
-    kubernetes.api.create(CSI_NODES.path(), CSI_NODES.body({"name": name}, spec={"drivers": drivers}))
+    kubernetes.api.create(_CSI_NODES.path(), _CSI_NODES.body({"name": name}, spec={"drivers": drivers}))
     return name
 
 

@@ -145,7 +145,7 @@ class TestTransport:
         api.delete(NAMESPACES.path(name=namespace))
         with pytest.raises(errors.Forbidden) as caught:
             api.create(maps, config_map("b"))
-        assert caught.value.has_cause("NamespaceTerminating")
+        assert "NamespaceTerminating" in {cause.reason for cause in caught.value.causes}
         api.patch(f"{maps}/a", {"metadata": {"finalizers": None}})
 
     def test_pages_make_a_whole_of_one_version(self, api: Api, maps: str) -> None:

@@ -14,9 +14,9 @@ monkey_patch.patch()
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
-import eventlet
 import os_brick
 from oslo_config import cfg
 from oslo_log import log as logging
@@ -39,8 +39,7 @@ def main(ready: str, port: str) -> None:
         service.Service.create(binary=constants.VOLUME_BINARY, host=host, service_name=backend, coordination=False).start()
     _serve_api(port)
     Path(ready).touch()
-    while True:
-        eventlet.sleep(3600)
+    threading.Event().wait()  # the patched one: this thread makes way for the services
 
 
 def _serve_api(port: str) -> None:

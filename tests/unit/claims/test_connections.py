@@ -43,7 +43,7 @@ FIBRE_CHANNEL = {
 
 
 def a_class(**parameters: str) -> Class:
-    said = {"reclaim_policy": "Delete", "mount_options": (), "expandable": True}
+    said = {"reclaim_policy": "Delete", "mount_options": ()}
     return Class("c", read_parameters(parameters), Place("openstack", "cinder"), **said)  # type: ignore[arg-type]
 
 

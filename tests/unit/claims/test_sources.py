@@ -33,7 +33,7 @@ def maker() -> Iterator[Maker]:
 
 
 def of_class(parameters: dict[str, str] | None = None, **fields: Any) -> Class:
-    said = {"reclaim_policy": "Delete", "mount_options": (), "expandable": True, **fields}
+    said = {"reclaim_policy": "Delete", "mount_options": (), **fields}
     return Class("fast", read_parameters(parameters or {}), Place("dev", "rbd"), **said)
 
 

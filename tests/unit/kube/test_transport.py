@@ -133,7 +133,7 @@ class TestRefusals:
 
     def test_causes_are_told_apart(self) -> None:
         body = b'{"kind":"Status","code":403,"reason":"Forbidden","details":{"causes":[{"reason":"NamespaceTerminating"}]}}'
-        assert errors.from_answer(403, body).has_cause("NamespaceTerminating")
+        assert [cause.reason for cause in errors.from_answer(403, body).causes] == ["NamespaceTerminating"]
 
     def test_only_what_may_pass_is_called_passing(self) -> None:
         passing = {status for status in range(400, 600) if errors.is_passing(errors.from_answer(status, b""))}
