@@ -40,9 +40,9 @@ class Admin:
             raise CommandError(f"{prefix}: {message or code}")
         return json.loads(out) if out.strip() else None
 
-    def osd_is_up(self) -> bool:
-        """Whether the monitors know the OSD as running."""
-        return bool(self.command("osd stat")["num_up_osds"])
+    def osds_up(self) -> int:
+        """How many OSDs the monitors know as running."""
+        return int(self.command("osd stat")["num_up_osds"])
 
     def pools(self) -> list[str]:
         """The names of all pools."""

@@ -24,7 +24,7 @@ from .files import Settings, free_port
 from .packages import missing
 
 DESCRIPTION = """\
-A Ceph cluster in one directory, on loopback: monitor, manager, an OSD on a sparse file, radosgw on request.
+A Ceph cluster in one directory, on loopback: monitor, manager, OSDs on sparse files, radosgw on request.
 Root or not, several at once in different directories, about two seconds to start.
 """
 EPILOG = """\
@@ -79,14 +79,15 @@ def _parser() -> argparse.ArgumentParser:
 
     restart = commands.add_parser("restart-daemon", help="end one daemon if it runs, and start it")
     restart.add_argument("dir", type=Path, metavar="DIR")
-    restart.add_argument("daemon", metavar="NAME", help="mon.a, mgr.x, osd.0 or client.rgw.x")
+    restart.add_argument("daemon", metavar="NAME", help="mon.a, mgr.x, osd.0 ... or client.rgw.x")
     restart.set_defaults(run=_restart)
     return parser
 
 
 def _add_settings(start: argparse.ArgumentParser) -> None:
     _add_rights(start)
-    start.add_argument("--size", type=_bytes, metavar="SIZE", help="of the OSD when it is made; default: 10G")
+    start.add_argument("--size", type=_bytes, metavar="SIZE", help="of each OSD when it is made; default: 10G")
+    start.add_argument("--osds", type=int, choices=range(1, 10), metavar="N", help="how many when it is made; default: 1")
     start.add_argument("--rgw", action="store_true", help="run radosgw, too")
 
 
@@ -139,6 +140,8 @@ def _settings(home: Path, options: argparse.Namespace) -> Settings:
     kept = Settings.load(home)
     if kept and options.size not in (None, kept.size):
         raise ClusterError(f"{home} holds a cluster of another size: `stop --purge` it first")
+    if kept and options.osds not in (None, kept.osds):
+        raise ClusterError(f"{home} holds a cluster of {kept.osds} OSDs: `stop --purge` it first")
     settings = kept or Settings(
         fsid=str(uuid4()),
         msgr2=free_port(),
@@ -147,6 +150,7 @@ def _settings(home: Path, options: argparse.Namespace) -> Settings:
         size=options.size or 10 << 30,
         pools=tuple(options.pool or ["rbd"]),
         users=True,
+        osds=options.osds or 1,
     )
     pools = tuple(dict.fromkeys([*settings.pools, *(options.pool or [])]))
     gateway = settings.gateway or (free_port() if options.rgw else 0)

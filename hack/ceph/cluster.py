@@ -1,4 +1,4 @@
-"""One cluster in one directory: a monitor, a manager, an OSD on a sparse file, and a radosgw on request."""
+"""One cluster in one directory: a monitor, a manager, OSDs on sparse files, and a radosgw on request."""
 
 import fcntl
 import json
@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from .files import Settings, ceph_conf, new_key, write_keyring
 from .manager import write_modules
 
 USER = "provisioner"
-MONITOR, MANAGER, OSD, GATEWAY = "mon.a", "mgr.x", "osd.0", "client.rgw.x"
+MONITOR, MANAGER, GATEWAY = "mon.a", "mgr.x", "client.rgw.x"
 EVERYTHING = "allow *"
 _PATIENCE = 60.0
 _GOODBYE = 15.0
@@ -44,7 +44,12 @@ class Cluster:
     def daemons(self) -> tuple[str, ...]:
         """The names of its daemons, in the order of their start."""
         gateway = (GATEWAY,) if self.settings.gateway else ()
-        return (MONITOR, MANAGER, OSD, *gateway)
+        return (MONITOR, MANAGER, *self.osds, *gateway)
+
+    @property
+    def osds(self) -> tuple[str, ...]:
+        """The names of its OSDs, in the order of their numbers."""
+        return tuple(f"osd.{number}" for number in range(self.settings.osds))
 
     def process(self, daemon: str) -> Process | None:
         """The daemon's process, if it runs."""
@@ -78,8 +83,9 @@ class Cluster:
         self._ensure(MANAGER, say)
         self._await_port(self.settings.msgr1, MONITOR)
         with Admin(self.home) as admin:
-            self._ensure_osd(admin, say)
-            self._await("the OSD to be up", admin.osd_is_up)
+            for osd in self.osds:
+                self._ensure_osd(osd, admin, say)
+            self._await("the OSDs to be up", lambda: admin.osds_up() == len(self.osds))
             say("OSD up")
             self._make_pools(admin, say)
             admin.ensure_caps(f"client.{USER}", self._caps)
@@ -100,9 +106,9 @@ class Cluster:
         """End one daemon if it runs, and start it."""
         if process := self.process(daemon):
             process.end(_GOODBYE)
-        if daemon == OSD and self.process(MONITOR):
+        if daemon in self.osds and self.process(MONITOR):
             with Admin(self.home) as admin:
-                self._ensure_osd(admin, say)
+                self._ensure_osd(daemon, admin, say)
         else:
             self._ensure(daemon, say)
 
@@ -139,31 +145,33 @@ class Cluster:
             raise ClusterError(f"{daemon} ended at once: see {log}")
         say(f"{daemon} started")
 
-    def _ensure_osd(self, admin: Admin, say: Say) -> None:
-        if not self.process(OSD):
+    def _ensure_osd(self, osd: str, admin: Admin, say: Say) -> None:
+        if not self.process(osd):
             # One that was killed counts as up; a new one would be let in after 15 s of doubt.
-            admin.command("osd down", ids=["0"])
-            self._ensure(OSD, say)
+            admin.command("osd down", ids=[osd.removeprefix("osd.")])
+            self._ensure(osd, say)
 
     def _make(self, say: Say) -> None:
         """Write keys and stores. What can run beside the monitor's start does: 0.6 s saved on two cores."""
         self._clear()
-        osd_id, osd_key = str(uuid4()), new_key()
-        self._write_keys(osd_key)
+        born = {osd: (str(uuid4()), new_key()) for osd in self.osds}
+        self._write_keys({osd: key for osd, (_, key) in born.items()})
         self._run("monmaptool", "--create", "--fsid", self.settings.fsid, "--addv", "a", self._addresses, self._monmap)
         with ThreadPoolExecutor() as beside:
             modules = beside.submit(write_modules, self.home / "mgr-modules")
-            store = beside.submit(self._make_osd, osd_id)
+            stores = [beside.submit(self._make_osd, osd, uuid) for osd, (uuid, _) in born.items()]
             self._make_monitor()
             self._ensure(MONITOR, say)
             self._await_port(self.settings.msgr1, MONITOR)
             with Admin(self.home) as admin:
-                admin.command("osd new", json.dumps({"cephx_secret": osd_key}).encode(), uuid=osd_id)
+                for uuid, key in born.values():
+                    admin.command("osd new", json.dumps({"cephx_secret": key}).encode(), uuid=uuid)
             say("monitor answers")
             # The manager takes the longest to come up: not to wait for the OSD's store.
             modules.result()
             self._ensure(MANAGER, say)
-            store.result()
+            for store in stores:
+                store.result()
         self._made.touch()
 
     def _clear(self) -> None:
@@ -173,11 +181,11 @@ class Cluster:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the last tool of the killed start is gone
         shutil.rmtree(self.home / "mgr-modules", ignore_errors=True)
         Path(self._monmap).unlink(missing_ok=True)
-        for name in (MONITOR, MANAGER, OSD, "log", "run", "crash/posted"):
+        for name in (MONITOR, MANAGER, *self.osds, "log", "run", "crash/posted"):
             shutil.rmtree(self.home / name, ignore_errors=True)
             (self.home / name).mkdir(parents=True)
 
-    def _write_keys(self, osd_key: str) -> None:
+    def _write_keys(self, osd_keys: Mapping[str, str]) -> None:
         """Make all keys. The monitor's mkfs imports the users with their caps: no `auth` commands after."""
         manager_key = new_key()
         users = {
@@ -188,7 +196,8 @@ class Cluster:
         keyed = {name: (new_key(), caps) for name, caps in users.items()}
         for name, entry in keyed.items():
             write_keyring(self._keyring(name), {name: entry})
-        write_keyring(self.home / OSD / "keyring", {OSD: (osd_key, {})})
+        for osd, key in osd_keys.items():
+            write_keyring(self.home / osd / "keyring", {osd: (key, {})})
         write_keyring(self.home / MANAGER / "keyring", {MANAGER: (manager_key, {})})
         daemons = {
             "mon.": (new_key(), {"mon": EVERYTHING}),
@@ -202,11 +211,11 @@ class Cluster:
         self._run("ceph-mon", "--mkfs", "-i", "a", "-c", conf, "--monmap", self._monmap, "--keyring", keys)
         self._initial.unlink()
 
-    def _make_osd(self, uuid: str) -> None:
+    def _make_osd(self, osd: str, uuid: str) -> None:
         # --no-mon-config: or it would wait for a monitor to ask for its options.
         conf = str(self.home / "ceph.conf")
         given = ("-c", conf, "--no-mon-config", "--monmap", self._monmap, "--osd-uuid", uuid)
-        self._run("ceph-osd", "--mkfs", "-i", "0", *given)
+        self._run("ceph-osd", "--mkfs", "-i", osd.removeprefix("osd."), *given)
 
     def _make_pools(self, admin: Admin, say: Say) -> None:
         existing = admin.pools()

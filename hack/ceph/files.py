@@ -24,7 +24,7 @@ _SUBSYSTEMS = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a directory's cluster is, kept in it. `size` is the OSD's in bytes; `gateway` the radosgw's port or 0.
+    """What a directory's cluster is, kept in it. `size` is an OSD's in bytes; `gateway` the radosgw's port or 0.
 
     `users` tells whether client.provisioner may make cephx users.
     """
@@ -36,6 +36,7 @@ class Settings:
     size: int
     pools: tuple[str, ...]
     users: bool
+    osds: int = 1
 
     @classmethod
     def load(cls, home: Path) -> "Settings | None":

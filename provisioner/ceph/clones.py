@@ -287,6 +287,8 @@ def _clone(build: Build, album: Album, snapshot: RbdSnapshot) -> str:
         )
     except rbd.ImageExists:
         raise Conflict(str(build.plan.id), "another process builds it") from None
+    except rbd.InvalidArgument as error:
+        raise images.unfit_data_pool(layout, error) from error
     except rbd.ImageNotFound as error:
         source_album(build.origin.pool, build.source)
         if layout.data_pool:

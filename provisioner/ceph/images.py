@@ -150,6 +150,15 @@ def _create(pool: rados.Ioctx, plan: Blueprint) -> None:
         if layout.data_pool:
             raise InvalidRequest("dataPool", layout.data_pool, "the cluster has no such pool") from error
         raise
+    except rbd.InvalidArgument as error:
+        raise unfit_data_pool(layout, error) from error
+
+
+def unfit_data_pool(layout: Layout, error: rbd.InvalidArgument) -> Exception:
+    """What it means that librbd finds a layout invalid which we found well: it looked at the data pool, too."""
+    if not layout.data_pool:
+        return error
+    return InvalidRequest("dataPool", layout.data_pool, "an erasure-coded pool needs allow_ec_overwrites to hold an image's data")
 
 
 def order_of(layout: Layout) -> int:

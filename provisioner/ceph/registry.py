@@ -20,7 +20,7 @@ import rados
 from provisioner.ceph import wire
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import errno_of, explained
-from provisioner.core.errors import Unavailable
+from provisioner.core.errors import InvalidRequest, Unavailable
 
 PROCESSES = "ceph-provisioner.processes"
 PURGE = "purge"
@@ -110,7 +110,13 @@ class Registry:
     def enrol(self, pool: rados.Ioctx) -> None:
         """Write this client down, and fence predecessors that are surely dead."""
         with explained("enrolling in the list of provisioner processes"):
-            self._enter(pool)
+            try:
+                self._enter(pool)
+            except rados.Error as error:
+                if errno_of(error) == errno.EOPNOTSUPP:
+                    why = "it is erasure-coded, so it can only hold data: it is a dataPool beside a replicated pool"
+                    raise InvalidRequest("pool", pool.name, why) from error
+                raise
             for instance, process in self._others(pool):
                 if surely_dead(process, self._mine):
                     self._bury(pool, instance, process)

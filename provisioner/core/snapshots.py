@@ -67,7 +67,9 @@ class Snapshots:
         for _ in range(_ROUNDS):
             if entry is not None and (found := self._store.find(entry.id, request.credentials)) is not None:
                 return self._same_as_asked(found, request)
-            origin = self._origin(request)
+            origin = self._store.origin(request.source, request.credentials)
+            if origin is None:
+                return self._taken_before(request, entry or self._entry(request))
             wanted = Entry(request.name, request.source, origin.image_id, labels=request.labels)
             if entry is None and wanted.id.snapshot in origin.snapshots:
                 entry = self._entry(request)
@@ -86,11 +88,12 @@ class Snapshots:
     def _entry(self, request: SnapshotRequest) -> Entry | None:
         return self._store.entry(request.source.place.cluster, request.name, request.credentials)
 
-    def _origin(self, request: SnapshotRequest) -> Origin:
-        origin = self._store.origin(request.source, request.credentials)
-        if origin is None:
+    def _taken_before(self, request: SnapshotRequest, entry: Entry | None) -> Snapshot:
+        """The snapshot of a volume that was deleted since; there may be one though the name was new to this process."""
+        found = self._store.find(entry.id, request.credentials) if entry is not None else None
+        if found is None:
             raise NotFound(f"volume {request.source}")
-        return origin
+        return self._same_as_asked(found, request)
 
     def _take(self, claim: Entry, credentials: Credentials | None) -> Snapshot:
         try:
