@@ -9,8 +9,6 @@ A volume is cloned from a snapshot that lives for a moment, which Ceph keeps as 
 import contextlib
 import hashlib
 import json
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +74,7 @@ def make(plan: Blueprint, source: Source, home: Room, origin: Room) -> Volume | 
         raise LimitReached(f"volume {source} has {len(album.snapshots)} snapshots, those that clones keep included", MOST)
     chain = _ancestors(origin, source, album)
     build = Build(plan, source, home, origin, album.header.image_id, chain)
-    with _lock(build):
+    with home.registry.alone(home.pool, lock_of(build.name), str(plan.id), _CALLS * home.registry.timeout, _PATIENCE):
         if names.read_id(home.pool, plan.id.image) is not None:
             return None
         scrap(home.pool, plan.id.place, build.name)
@@ -196,21 +194,6 @@ def _volume_for(place: Place, header: Header) -> VolumeId | None:
     """What a whole image was built to be; None while it isn't whole."""
     whole = marks.is_ours(header) and not marks.is_leaving(header)
     return marks.volume_for(place, header) if whole else None
-
-
-@contextmanager
-def _lock(build: Build) -> Iterator[None]:
-    registry, pool = build.home.registry, build.home.pool
-    task, pause, deadline = lock_of(build.name), threading.Event(), time.monotonic() + _PATIENCE
-    while not registry.seize(pool, task, _CALLS * registry.timeout):
-        if time.monotonic() > deadline:
-            raise Conflict(str(build.plan.id), "another process builds it")
-        registry.living(pool)  # which buries the dead, and breaks their locks
-        pause.wait(0.1)
-    try:
-        yield
-    finally:
-        registry.let_go(pool, task)
 
 
 def _built(build: Build) -> tuple[str, dict[str, str]]:

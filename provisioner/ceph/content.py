@@ -4,18 +4,17 @@ One process at a time writes one image: it holds a RADOS lock, renewed as it goe
 that nobody was told of; whoever comes next begins anew.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import rados
 import rbd
 
 from provisioner.ceph import marks
 from provisioner.ceph.errors import explained
-from provisioner.ceph.places import Places, Room
-from provisioner.ceph.registry import LAPSE
+from provisioner.ceph.places import Places
+from provisioner.ceph.registry import Turn
 from provisioner.core.content import OnProgress
 from provisioner.core.errors import Conflict, NotFound
 from provisioner.core.model import MIB, Credentials, Volume
@@ -39,11 +38,12 @@ class CephContent:
         with (
             self._places.enrolled(volume.id.place, None) as room,
             explained(f"filling image {volume.id}"),
-            _alone(room, volume, LAPSE) as renew,
+            room.registry.alone(room.pool, _task(volume), str(volume.id)) as turn,
             rbd.Image(room.pool, image_id=volume.image_id) as image,
         ):
+            go_on = partial(_go_on, turn, volume)
             image.discard(0, image.size())  # a killed predecessor may have written where zeros belong
-            _write(image, _pieces(content), renew, on_progress)
+            _write(image, _pieces(content), go_on, on_progress)
             image.flush()
 
     def encrypt(self, volume: Volume, passphrase: bytes, credentials: Credentials | None = None) -> None:
@@ -51,34 +51,20 @@ class CephContent:
         with (
             self._places.enrolled(volume.id.place, credentials) as room,
             explained(f"formatting image {volume.id}"),
-            _alone(room, volume, _FORMATTING),
+            room.registry.alone(room.pool, _task(volume), str(volume.id), _FORMATTING),
         ):
             if not _is_published(room.pool, volume):
                 with rbd.Image(room.pool, image_id=volume.image_id) as image:
                     image.encryption_format(rbd.RBD_ENCRYPTION_FORMAT_LUKS2, passphrase, rbd.RBD_ENCRYPTION_ALGORITHM_AES256)
 
 
-@contextmanager
-def _alone(room: Room, volume: Volume, seconds: int) -> Iterator[Callable[[], None]]:
-    """Hold the image's lock for the block; gives what renews it. Raises Conflict while another process has it."""
-    task, lock = f"fill.{volume.image_id}", threading.Lock()
-    due = time.monotonic() + seconds / 3
+def _task(volume: Volume) -> str:
+    return f"fill.{volume.image_id}"
 
-    def renew() -> None:
-        nonlocal due
-        with lock:
-            if time.monotonic() < due:
-                return
-            due = time.monotonic() + seconds / 3
-        if not room.registry.hold(room.pool, task, seconds):
-            raise Conflict(str(volume.id), "another process of ours took over writing it")
 
-    if not room.registry.hold(room.pool, task, seconds):
-        raise Conflict(str(volume.id), "another process of ours writes it")
-    try:
-        yield renew
-    finally:
-        room.registry.let_go(room.pool, task)
+def _go_on(turn: Turn, volume: Volume) -> None:
+    if not turn.renew():
+        raise Conflict(str(volume.id), "another process of ours may have taken over writing it")
 
 
 def _is_published(pool: rados.Ioctx, volume: Volume) -> bool:
@@ -88,10 +74,10 @@ def _is_published(pool: rados.Ioctx, volume: Volume) -> bool:
     return header.metadata.get(marks.PUBLISHED) == volume.image_id
 
 
-def _write(image: rbd.Image, pieces: Iterator[bytes], renew: Callable[[], None], on_progress: OnProgress) -> None:
+def _write(image: rbd.Image, pieces: Iterator[bytes], go_on: Callable[[], None], on_progress: OnProgress) -> None:
     at, told = 0, time.monotonic()
     for piece in pieces:
-        renew()
+        go_on()
         if piece.count(0) != len(piece):
             image.write(piece, at)
         at += len(piece)

@@ -90,47 +90,45 @@ def work_off(room: Room, go_on: Callable[[], bool], tell: Tell) -> Walk:
         works = waiting(room.pool)
         if not works:
             return Walk(0, 0)
-        if not room.registry.hold(room.pool, LOCK, _LOCK_SECONDS):
-            return Walk(0, len(works), skipped=True)
-        try:
-            flattened = 0
+        with room.registry.turn(room.pool, LOCK, _LOCK_SECONDS) as turn:
+            if turn is None:
+                return Walk(0, len(works), skipped=True)
+            flattened, renew = 0, turn.renew
             for work in works:
                 if go_on():
-                    flattened += _Flattening(room, work, go_on, tell).run()
+                    flattened += _Flattening(room.pool, work, lambda: go_on() and renew(), tell).run()
             return Walk(flattened, len(works) - flattened)
-        finally:
-            room.registry.let_go(room.pool, LOCK)
 
 
 class _Flattening:
     """One image being flattened: librbd works in a thread, this one says how far it is and whether to go on."""
 
-    def __init__(self, room: Room, work: Work, go_on: Callable[[], bool], tell: Tell) -> None:
-        self._room, self._work, self._go_on, self._tell = room, work, go_on, tell
+    def __init__(self, pool: rados.Ioctx, work: Work, may_go_on: Callable[[], bool], tell: Tell) -> None:
+        self._pool, self._work, self._may_go_on, self._tell = pool, work, may_go_on, tell
         self._percent, self._stopped = work.percent, False
         self._error: rbd.Error | None = None
 
     def run(self) -> bool:
         """Flatten, and take the image off the list; False if it was stopped, or failed and stays there."""
-        header = marks.read_header(self._room.pool, self._work.image_id)
+        header = marks.read_header(self._pool, self._work.image_id)
         if header is not None and header.parent is not None and not marks.is_dying(header):
             thread = threading.Thread(target=self._flatten, name="flattening", daemon=True)
             thread.start()
             while thread.is_alive():
                 thread.join(_TELL)
-                self._stopped = self._stopped or not self._go_on() or not self._note()
+                self._stopped = self._stopped or not self._may_go_on() or not self._note()
         if self._error is not None and errno_of(self._error) in (BROKEN, errno.ETIMEDOUT):
             raise self._error
         if self._error is not None:
             self._note()
         if self._error is not None or self._stopped:
             return False
-        cancel(self._room.pool, self._work.image_id)
+        cancel(self._pool, self._work.image_id)
         return True
 
     def _flatten(self) -> None:
         try:
-            with rbd.Image(self._room.pool, image_id=self._work.image_id) as image:
+            with rbd.Image(self._pool, image_id=self._work.image_id) as image:
                 image.flatten(self._progress)
         except rbd.OperationCanceled:
             self._stopped = True
@@ -145,13 +143,11 @@ class _Flattening:
         return -errno.ECANCELED if self._stopped else 0
 
     def _note(self) -> bool:
-        """Renew the lock and the list's entry; False if either is lost."""
+        """Renew the list's entry; False if it is lost."""
         self._tell(self._work.volume, self._percent)
-        if not self._room.registry.hold(self._room.pool, LOCK, _LOCK_SECONDS):
-            return False
         error = str(self._error) if self._error else ""
         raw = _encoded(_Value(self._work.volume, self._work.since, self._percent, error))
-        if not wire.omap_replace(self._room.pool, LIST, self._work.image_id, raw, self._work.raw):
+        if not wire.omap_replace(self._pool, LIST, self._work.image_id, raw, self._work.raw):
             return False
         self._work = _work(self._work.image_id, raw.encode())
         return True

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ import rados
 
 from provisioner.ceph import headers, index, snapshots, standstill, wire
 from provisioner.ceph.errors import explained
-from provisioner.ceph.places import Places, Room
+from provisioner.ceph.places import Places
 from provisioner.ceph.snapshot_headers import MARK, read_album
 from provisioner.ceph.standstill import Still
 from provisioner.core.errors import Conflict, NotFound
@@ -24,7 +22,7 @@ from provisioner.core.model import Credentials, Entry, Snapshot
 
 GROUPS = "ceph-provisioner.groups"
 _PATIENCE = 10.0
-"""Seconds to wait for another process that works on the same group."""
+"""Seconds to wait for whoever works on the same group."""
 _LONGEST = 120
 """Seconds that one process may be at work on a group: each call is bounded, and writers are held for much less."""
 
@@ -82,12 +80,12 @@ class CephGroups:
     def held(self, group: GroupId, credentials: Credentials | None, patience: float = _PATIENCE) -> Iterator[None]:
         """Keep others from working on the group for the block, by a RADOS lock that ends with this process."""
         task = f"group.{hashlib.sha256(group.name.encode()).hexdigest()[:32]}"
-        with self._places.enrolled(group.place, credentials) as room, explained(f"working on group snapshot {group}"):
-            _wait_for(room, task, group, patience)
-            try:
-                yield
-            finally:
-                room.registry.let_go(room.pool, task)
+        with (
+            self._places.enrolled(group.place, credentials) as room,
+            explained(f"working on group snapshot {group}"),
+            room.registry.alone(room.pool, task, f"group snapshot {group}", _LONGEST, patience),
+        ):
+            yield
 
     def scrap(self, roll: Roll, credentials: Credentials | None) -> bool:
         """Take away what a killed process left of a group; False if somebody is at work on it, or was since it was read."""
@@ -148,16 +146,6 @@ def unfinished(pool: rados.Ioctx, home: Place) -> Iterator[tuple[Roll, int]]:
         roll = _roll(GroupId(home, name), told)
         if roll is not None and roll.stage is not Stage.WHOLE:
             yield roll, msgspec.json.decode(told, type=_Value).by
-
-
-def _wait_for(room: Room, task: str, group: GroupId, patience: float) -> None:
-    """Take the lock, from the dead at once, from the living when they are done. Raises Conflict."""
-    deadline, pause = time.monotonic() + patience, threading.Event()
-    while not room.registry.hold(room.pool, task, _LONGEST):
-        if time.monotonic() > deadline:
-            raise Conflict(f"group snapshot {group}", "another process is at work on it")
-        room.registry.living(room.pool)
-        pause.wait(0.2)
 
 
 def _roll(group: GroupId, raw: str) -> Roll | None:

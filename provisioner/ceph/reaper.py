@@ -8,6 +8,7 @@ It is all found by name or on a list, never by reading every image.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import rados
@@ -25,6 +26,8 @@ from provisioner.core.model import Entry
 
 ScrapGroup = Callable[[Roll], bool]
 """Takes away what is left of a group snapshot; False if somebody is at work on it."""
+MayGoOn = Callable[[], bool]
+"""Waits between two steps; False ends the walk."""
 LOCK = "reap"
 _PAGE = 64
 _CALLS = 20
@@ -56,7 +59,7 @@ class Reaper:
         room: Room,
         place: Place,
         is_claimed: removal.Claimed,
-        pace: Callable[[], bool],
+        pace: MayGoOn,
         *,
         is_home: bool,
         scrap_group: ScrapGroup = lambda _: False,
@@ -65,30 +68,34 @@ class Reaper:
 
         A cluster's home has the index and the rolls of group snapshots, too.
         """
-        with explained(f"tidying up {place}"):
-            if not room.registry.hold(room.pool, LOCK):
+        with explained(f"tidying up {place}"), room.registry.turn(room.pool, LOCK) as turn:
+            if turn is None:
                 return Reap(skipped=True)
-            try:
-                went, kept = self._tombstones(room, place, is_claimed, pace)
-                scrapped = self._builds(room, place, pace) + self._steps(room, pace)
-                due = time.monotonic() - self._indexed.get(place, -self._every) >= self._every
-                dropped = self._reservations(room, place, pace) if due else 0
-                scrapped += self._groups(room, place, pace, scrap_group) if due and is_home else 0
-                dropped += self._entries(room, pace) if due and is_home else 0
-                if due:
-                    self._indexed[place] = time.monotonic()
-                return Reap(went, kept, scrapped, dropped)
-            finally:
-                room.registry.let_go(room.pool, LOCK)
+            renew = turn.renew
+            return self._walk(room, place, is_claimed, lambda: pace() and renew(), scrap_group if is_home else None)
 
-    def _tombstones(self, room: Room, place: Place, is_claimed: removal.Claimed, pace: Callable[[], bool]) -> tuple[int, int]:
+    def _walk(
+        self, room: Room, place: Place, is_claimed: removal.Claimed, may_go_on: MayGoOn, scrap_group: ScrapGroup | None
+    ) -> Reap:
+        went, kept = self._tombstones(room, place, is_claimed, may_go_on)
+        scrapped = self._builds(room, place, may_go_on) + self._steps(room, may_go_on)
+        due = time.monotonic() - self._indexed.get(place, -self._every) >= self._every
+        dropped = self._reservations(room, place, may_go_on) if due else 0
+        if due and scrap_group is not None:
+            scrapped += self._groups(room, place, may_go_on, scrap_group)
+            dropped += self._entries(room, may_go_on)
+        if due:
+            self._indexed[place] = time.monotonic()
+        return Reap(went, kept, scrapped, dropped)
+
+    def _tombstones(self, room: Room, place: Place, is_claimed: removal.Claimed, may_go_on: MayGoOn) -> tuple[int, int]:
         went = kept = 0
         for name, image_id in _reserved(room.pool, names.DEAD):
             album = read_album(room.pool, image_id)
             if album is not None and album.users():
                 kept += 1
                 continue
-            if not _may_go_on(room, pace):
+            if not may_go_on():
                 break
             try:
                 removal.discard(room.pool, room.registry, VolumeId(place, name), image_id, is_claimed)
@@ -97,56 +104,51 @@ class Reaper:
                 kept += 1
         return went, kept
 
-    def _builds(self, room: Room, place: Place, pace: Callable[[], bool]) -> int:
+    def _builds(self, room: Room, place: Place, may_go_on: MayGoOn) -> int:
         scrapped = 0
         for name, _ in _reserved(room.pool, names.NEW):
-            task = clones.lock_of(name)
-            if not _may_go_on(room, pace):
+            if not may_go_on():
                 break
-            if not room.registry.seize(room.pool, task):
-                continue  # its builder is alive, perhaps in this very process
-            try:
-                clones.scrap(room.pool, place, name)
-                scrapped += 1
-            except Unavailable:
-                continue
-            finally:
-                room.registry.let_go(room.pool, task)
+            with room.registry.turn(room.pool, clones.lock_of(name), _CALLS * room.registry.timeout) as turn:
+                if turn is not None:  # or else its builder is alive, perhaps in this very process
+                    with suppress(Unavailable):
+                        clones.scrap(room.pool, place, name)
+                        scrapped += 1
         return scrapped
 
-    def _steps(self, room: Room, pace: Callable[[], bool]) -> int:
+    def _steps(self, room: Room, may_go_on: MayGoOn) -> int:
         scrapped = 0
         for key, raw in wire.omap_all(room.pool, clones.BUILDS):
             note = clones.note_of(raw)
-            if not self._is_abandoned(room, note.by, (key, raw)) or not _may_go_on(room, pace):
+            if not self._is_abandoned(room, note.by, (key, raw)) or not may_go_on():
                 continue
             if note.image_id:
                 snapshots.remove(room.pool, note.image_id, STEP + key)
             scrapped += wire.omap_drop(room.pool, clones.BUILDS, key, raw.decode(errors="replace"))
         return scrapped
 
-    def _reservations(self, room: Room, home: Place, pace: Callable[[], bool]) -> int:
+    def _reservations(self, room: Room, home: Place, may_go_on: MayGoOn) -> int:
         """Choices of a pool that no volume came of, and nobody asked for again."""
         dropped = 0
         for entry in reservations.entries(room.pool, home):
-            if _is_empty(room, entry) and self._is_old(room, entry) and _may_go_on(room, pace):
+            if _is_empty(room, entry) and self._is_old(room, entry) and may_go_on():
                 dropped += reservations.drop(room.pool, entry)
         return dropped
 
-    def _groups(self, room: Room, home: Place, pace: Callable[[], bool], scrap: ScrapGroup) -> int:
+    def _groups(self, room: Room, home: Place, may_go_on: MayGoOn, scrap: ScrapGroup) -> int:
         scrapped = 0
         for roll, author in groups.unfinished(room.pool, home):
             if self._is_abandoned(room, author, roll.raw):
-                if not _may_go_on(room, pace):
+                if not may_go_on():
                     break
                 scrapped += scrap(roll)
         return scrapped
 
-    def _entries(self, room: Room, pace: Callable[[], bool]) -> int:
+    def _entries(self, room: Room, may_go_on: MayGoOn) -> int:
         dropped = 0
         for entry in index.entries(room.pool):
             if not self._stands_for_something(room, entry) and self._is_abandoned(room, entry.by, entry.raw):
-                if not _may_go_on(room, pace):
+                if not may_go_on():
                     return dropped
                 dropped += index.drop(room.pool, entry)
         return dropped
@@ -184,7 +186,3 @@ def _is_empty(room: Room, entry: reservations.Reservation) -> bool:
             return images.find(pool, VolumeId(entry.place, image_name(entry.place, entry.name))) is None
     except ProvisionerError:  # a place that can't be looked into says nothing
         return False
-
-
-def _may_go_on(room: Room, pace: Callable[[], bool]) -> bool:
-    return pace() and room.registry.hold(room.pool, LOCK)

@@ -4,12 +4,19 @@ Each process writes its client id and address into `ceph-provisioner.processes` 
 with a duration on that object, of its own name. Whoever can take that lock knows that the process is dead, or so stalled that
 it must count as dead; it is then fenced by its full address, so that nothing it still has in flight can arrive. Entry and
 lock come in one step, and go in one: a process killed at any moment leaves both or none.
+
+What one process may do at a time, one thread of it may: a task's lock bears a cookie of each `Turn`, so that nobody who is
+late, in this process or another, renews, lets go or passes off for its own what somebody else has by now.
 """
 
 import errno
 import os
 import socket
-from collections.abc import Iterator
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,7 +27,7 @@ import rados
 from provisioner.ceph import wire
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import errno_of, explained
-from provisioner.core.errors import InvalidRequest, Unavailable
+from provisioner.core.errors import Conflict, InvalidRequest, Unavailable
 
 PROCESSES = "ceph-provisioner.processes"
 PURGE = "purge"
@@ -94,6 +101,32 @@ def _exists(pid: int) -> bool:
     return True
 
 
+class Turn:
+    """The lock of a task while one thread has it; see `Registry.turn`."""
+
+    def __init__(self, pool: rados.Ioctx, task: str, cookie: str, seconds: int) -> None:
+        self._pool, self._task, self._cookie, self._seconds = pool, task, cookie, seconds
+        self._due = 0.0
+
+    def begin(self) -> bool:
+        """Take the lock; False while another has it."""
+        return self._taken(wire.lock)
+
+    def renew(self) -> bool:
+        """Keep it for its seconds from now; False if it was lost. To be called often: Ceph is asked only when it is due."""
+        return time.monotonic() < self._due or self._taken(wire.renew_lock)
+
+    def end(self) -> None:
+        """Give it back; lost already is fine."""
+        wire.unlock(self._pool, PROCESSES, self._task, self._cookie)
+
+    def _taken(self, take: Callable[[rados.Ioctx, str, str, str, str, int], bool]) -> bool:
+        due = time.monotonic() + self._seconds / 3
+        taken = take(self._pool, PROCESSES, self._task, self._cookie, "at work", self._seconds)
+        self._due = due if taken else 0.0
+        return taken
+
+
 class Registry:
     """Our side of the list in one pool, for one connection."""
 
@@ -131,24 +164,33 @@ class Registry:
         with explained("leaving the list of provisioner processes"):
             _forget(pool, self._me)
 
-    def hold(self, pool: rados.Ioctx, task: str, seconds: int = LAPSE) -> bool:
-        """Take or renew the lock of a task that one process does at a time; False while another has it.
+    @contextmanager
+    def turn(self, pool: rados.Ioctx, task: str, seconds: int = LAPSE, patience: float = 0.0) -> Iterator["Turn | None"]:
+        """Do for the block what one of all our threads does at a time; None while another is at it.
 
-        It lapses after so many seconds, and with the process: whoever buries it takes it away.
+        Waits `patience` seconds for the living, and takes from the dead at once. It is ours for `seconds`, unless renewed, and
+        no longer than this process lives: whoever buries it takes it away.
         """
-        return wire.lock(pool, PROCESSES, task, self._me, "at work", seconds)
+        turn, pause = Turn(pool, task, f"{self._me}.{uuid.uuid4().hex}", seconds), threading.Event()
+        deadline = time.monotonic() + patience
+        while not (begun := turn.begin()) and time.monotonic() < deadline:
+            self.others_alive(pool)  # which buries the dead, and breaks their locks
+            pause.wait(0.1)
+        if not begun:
+            yield None
+            return
+        try:
+            yield turn
+        finally:
+            turn.end()
 
-    def seize(self, pool: rados.Ioctx, task: str, seconds: int = LAPSE) -> bool:
-        """Like `hold`, for what one thread does at a time: False while anybody has it, this process included."""
-        return wire.lock(pool, PROCESSES, task, self._me, "at work", seconds, renew=False)
-
-    def let_go(self, pool: rados.Ioctx, task: str) -> None:
-        """Give a task's lock back."""
-        wire.unlock(pool, PROCESSES, task, self._me)
-
-    def living(self, pool: rados.Ioctx) -> int:
-        """How many other processes of ours are alive; those found dead are fenced on the way."""
-        return len(self.others_alive(pool))
+    @contextmanager
+    def alone(self, pool: rados.Ioctx, task: str, what: str, seconds: int = LAPSE, patience: float = 0.0) -> Iterator["Turn"]:
+        """Like `turn`, for what can't be left to another. Raises Conflict, saying that `what` is busy."""
+        with self.turn(pool, task, seconds, patience) as turn:
+            if turn is None:
+                raise Conflict(what, "another process of ours, or another thread of it, is at work on it")
+            yield turn
 
     def others_alive(self, pool: rados.Ioctx) -> list[int]:
         """Client ids of the other processes of ours that are alive; those found dead are fenced on the way."""
@@ -182,9 +224,9 @@ class Registry:
 
     def _bury(self, pool: rados.Ioctx, instance: str, process: Process) -> None:
         self._connection.fence(process.address, _FENCED)
-        for task in wire.locks(pool, PROCESSES):
-            if not task.startswith(_PROCESS):
-                wire.break_lock(pool, PROCESSES, task, int(instance), instance)
+        for task, owner, cookie in wire.lockers(pool, PROCESSES):
+            if owner == int(instance) and not task.startswith(_PROCESS):
+                wire.break_lock(pool, PROCESSES, task, owner, cookie)
         _forget(pool, instance)
 
     def _enter(self, pool: rados.Ioctx) -> None:

@@ -64,17 +64,15 @@ def purge(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: C
 
     Whoever walks also buries the dead among our processes, whose watches would keep images for half a minute.
     """
-    with explained("purging the trash"):
-        if not registry.hold(pool, PURGE):
+    with explained("purging the trash"), registry.turn(pool, PURGE) as turn:
+        if turn is None:
             return Purge(0, 0, skipped=True)
-        try:
-            registry.living(pool)
-            return _walk(pool, registry, bystanders, pace, chores)
-        finally:
-            registry.let_go(pool, PURGE)
+        registry.others_alive(pool)
+        renew = turn.renew
+        return _walk(pool, registry, bystanders, lambda: pace() and renew(), chores)
 
 
-def _walk(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: Callable[[], bool], chores: Chores) -> Purge:
+def _walk(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, may_go_on: Callable[[], bool], chores: Chores) -> Purge:
     removed = kept = 0
     for image_id, entry, header in _dying(pool, bystanders):
         album = read_album(pool, image_id) if header is not None and header.snap_seq else None
@@ -84,7 +82,7 @@ def _walk(pool: rados.Ioctx, registry: Registry, bystanders: Bystanders, pace: C
         if album is not None and any(each.children for each in album.snapshots):
             kept += 1
             continue
-        if not pace() or not registry.hold(pool, PURGE):
+        if not may_go_on():
             break
         if _remove(pool, registry, image_id, entry, album, chores):
             removed += 1

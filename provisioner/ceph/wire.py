@@ -22,7 +22,10 @@ PAGE = 1000
 _MISMATCH = 4095
 """From here on, an errno says at which byte `cmpext` met a difference."""
 _LOCK = "lock."
-_EXCLUSIVE, _MAY_RENEW, _CLIENT = 1, 1, 8
+_EXCLUSIVE, _CLIENT = 1, 8
+_MAY_RENEW, _MUST_RENEW = 1, 2
+_LOCKERS_AT = 6
+_LOCKER = struct.Struct("<6xBq")
 
 
 def string(value: str) -> bytes:
@@ -124,11 +127,20 @@ def call(pool: rados.Ioctx, obj: str, method: str, payload: bytes, cls: str = "r
         pool.operate_write_op(operation, obj, flags=FULL_FORCE)
 
 
-def lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds: int, *, renew: bool = True) -> bool:
-    """Take an exclusive lock that lapses; False while another holds it. The same client's own is renewed if `renew`."""
+def lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds: int) -> bool:
+    """Take an exclusive lock that lapses, or renew one's own; False while another holds it, be it only under another cookie."""
     try:
-        call(pool, obj, "lock", lock_request(name, cookie, why, seconds, renew=renew), cls="lock")
-    except (rados.ObjectBusy, rados.ObjectExists):
+        call(pool, obj, "lock", lock_request(name, cookie, why, seconds), cls="lock")
+    except rados.ObjectBusy:
+        return False
+    return True
+
+
+def renew_lock(pool: rados.Ioctx, obj: str, name: str, cookie: str, why: str, seconds: int) -> bool:
+    """Renew one's own lock; False if it lapsed, or was taken away, whoever had it since."""
+    try:
+        call(pool, obj, "lock", lock_request(name, cookie, why, seconds, _MUST_RENEW), cls="lock")
+    except (rados.ObjectBusy, rados.ObjectNotFound):
         return False
     return True
 
@@ -143,11 +155,18 @@ def break_lock(pool: rados.Ioctx, obj: str, name: str, instance: int, cookie: st
     _end_lock(pool, obj, name, "break_lock", struct.pack("<Bq", _CLIENT, instance) + string(cookie))
 
 
-def locks(pool: rados.Ioctx, obj: str) -> list[str]:
-    """Names of the locks on the object, those that lapsed included."""
+def lockers(pool: rados.Ioctx, obj: str) -> list[tuple[str, int, str]]:
+    """The exclusive locks on the object, those that lapsed included: name, client and cookie of each."""
     with contextlib.suppress(rados.ObjectNotFound):
-        return [name.removeprefix(_LOCK) for name, _ in pool.get_xattrs(obj) if name.startswith(_LOCK)]
+        locks = [(name.removeprefix(_LOCK), raw) for name, raw in pool.get_xattrs(obj) if name.startswith(_LOCK)]
+        return [(name, *_locker(raw)) for name, raw in locks if number(raw[_LOCKERS_AT : _LOCKERS_AT + 4])]
     return []
+
+
+def _locker(raw: bytes) -> tuple[int, str]:
+    """Client and cookie of the first locker in cls_lock's `lock_info_t`."""
+    _, instance = _LOCKER.unpack_from(raw, _LOCKERS_AT + 4)
+    return instance, text(raw, _LOCKERS_AT + 4 + _LOCKER.size)
 
 
 def _end_lock(pool: rados.Ioctx, obj: str, name: str, method: str, whose: bytes) -> None:
@@ -159,10 +178,10 @@ def _end_lock(pool: rados.Ioctx, obj: str, name: str, method: str, whose: bytes)
         pool.operate_write_op(operation, obj, flags=FULL_FORCE)
 
 
-def lock_request(name: str, cookie: str, why: str, seconds: int, *, renew: bool = True) -> bytes:
+def lock_request(name: str, cookie: str, why: str, seconds: int, flags: int = _MAY_RENEW) -> bytes:
     """Encode what `lock` asks for, to be one step of several in an operation."""
     body = string(name) + bytes((_EXCLUSIVE,)) + string(cookie) + string("") + string(why)
-    body += struct.pack("<II", seconds, 0) + bytes((_MAY_RENEW if renew else 0,))
+    body += struct.pack("<II", seconds, 0) + bytes((flags,))
     return struct.pack("<BBI", 1, 1, len(body)) + body
 
 

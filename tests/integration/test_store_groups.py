@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from provisioner.ceph import standstill
+from provisioner.ceph import groups, standstill
 from provisioner.ceph.standstill import Still
 from provisioner.core.errors import AlreadyExists, Unavailable
 from provisioner.core.groups import Group, GroupRequest
@@ -100,6 +100,22 @@ def test_what_nobody_asks_for_again_is_taken_away_in_the_background(
     successor.volumes.attend(place)
     assert successor.reap().scrapped == 1
     assert is_empty(ceph, place)
+
+
+def test_a_process_s_own_reaper_leaves_a_group_under_way_alone(
+    homely: Provisioner, place: Place, volumes: list[Volume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, unfinished, reaped = standstill.take, groups.unfinished, []
+    # as after a clock's jump, or with the author's entry lost: it looks like a dead one's
+    monkeypatch.setattr(groups, "unfinished", lambda *given: [(roll, 999999) for roll, _ in unfinished(*given)])
+
+    def take(*given: object) -> None:
+        reaped.append(homely.reap().scrapped)
+        real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(standstill, "take", take)
+    assert len(homely.groups.create(request(place)).snapshots) == 3
+    assert reaped == [0]
 
 
 def test_a_whole_group_stays(homely: Provisioner, place: Place, volumes: list[Volume]) -> None:

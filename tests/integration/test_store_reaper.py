@@ -114,10 +114,10 @@ def test_what_a_living_builder_is_at_is_left_alone(ceph: Ceph, homely: Provision
     name = names.NEW + 32 * "0"
     with at(ceph, place) as pool:
         rbd.RBD().create(pool, name, GIB, features=61)
-    with peer.places.enrolled(place, None) as room:
-        assert room.registry.hold(room.pool, clones.lock_of(name), 60)
-        assert homely.reap() == reaper.Reap()
-        room.registry.let_go(room.pool, clones.lock_of(name))
+    for builder in (peer, homely):  # a process's own reaper, too
+        with builder.places.enrolled(place, None) as room, room.registry.turn(room.pool, clones.lock_of(name), 60) as turn:
+            assert turn is not None
+            assert homely.reap() == reaper.Reap()
     assert homely.reap() == reaper.Reap(scrapped=1)
 
 
@@ -156,10 +156,9 @@ def test_entries_that_stand_for_nothing_go_once_nobody_can_be_making_it(
 def test_only_one_process_tidies_up_at_a_time(homely: Provisioner, peer: Provisioner, place: Place) -> None:
     homely.create(place, "src")
     peer.volumes.attend(place)
-    with peer.places.enrolled(place, None) as room:
-        assert room.registry.hold(room.pool, reaper.LOCK)
+    with peer.places.enrolled(place, None) as room, room.registry.turn(room.pool, reaper.LOCK) as turn:
+        assert turn is not None
         assert homely.reap().skipped
-        room.registry.let_go(room.pool, reaper.LOCK)
     assert not homely.reap().skipped
 
 
@@ -268,12 +267,12 @@ def test_a_process_that_is_away_does_not_keep_others_from_flattening(
     _large_clone(ceph, homely, place)
     peer.volumes.attend(place)
     with peer.places.enrolled(place, None) as room:
-        assert room.registry.hold(room.pool, flatten.LOCK, 60)
+        assert registry.Turn(room.pool, flatten.LOCK, "its own", 60).begin()
     assert homely.flatten() == 0, "another is at it"
     peer.die()
     peer.places.leave()
     with at(ceph, place) as pool:
-        registry.wire.break_lock(pool, registry.PROCESSES, flatten.LOCK, peer.client(), str(peer.client()))
+        registry.wire.break_lock(pool, registry.PROCESSES, flatten.LOCK, peer.client(), "its own")
     assert homely.flatten() == 1
 
 
