@@ -21,6 +21,8 @@ from provisioner.core.model import MIB, Credentials, Volume
 
 _PIECE = 4 * MIB
 """Bytes written at once: an object."""
+_STRETCH = 1 << 30
+"""Bytes blanked at once: librbd refuses to discard 2 GiB in one call."""
 _TELL = 0.5
 """Seconds between two words on progress."""
 _FORMATTING = 120
@@ -42,7 +44,7 @@ class CephContent:
             rbd.Image(room.pool, image_id=volume.image_id) as image,
         ):
             go_on = partial(_go_on, turn, volume)
-            image.discard(0, image.size())  # a killed predecessor may have written where zeros belong
+            _blank(image, go_on)
             _write(image, _pieces(content), go_on, on_progress)
             image.flush()
 
@@ -72,6 +74,14 @@ def _is_published(pool: rados.Ioctx, volume: Volume) -> bool:
     if header is None:
         raise NotFound(f"volume {volume.id}")
     return header.metadata.get(marks.PUBLISHED) == volume.image_id
+
+
+def _blank(image: rbd.Image, go_on: Callable[[], None]) -> None:
+    """Write zeros everywhere: a killed predecessor may have written where they belong."""
+    size = image.size()
+    for at in range(0, size, _STRETCH):
+        go_on()
+        image.discard(at, min(_STRETCH, size - at))
 
 
 def _write(image: rbd.Image, pieces: Iterator[bytes], go_on: Callable[[], None], on_progress: OnProgress) -> None:
