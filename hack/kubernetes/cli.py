@@ -13,23 +13,35 @@ from hack.directories import locked, say
 
 from . import versions
 from .build import BuildError, built
-from .cluster import DAEMONS, Cluster, ClusterError, Settings, free_ports
-from .flags import Programs
+from .cluster import DAEMONS, KUBELET, Cluster, ClusterError, Settings, free_ports
+from .flags import Ports, Programs
+from .image import ImageError
+from .node import NAME as NODE
 from .pki import CertificateError
 from .processes import StillRunningError
+from .remains import RemainsError
 
 DESCRIPTION = """\
 A Kubernetes control plane in one directory, on loopback: etcd, kube-apiserver with RBAC, kube-controller-manager
 with the volume controllers, kube-scheduler. Several can run at once, in different directories.
+With --kubelet it has a node, too: containerd and a kubelet run pods on this machine, as root, in its network
+(hostNetwork: true), from the one image localhost/busybox:1. The kubelet sets sysctls as on any node (vm.overcommit_memory=1,
+kernel.panic=10, kernel.panic_on_oops=1), and they stay.
 The first start of a version compiles it, about 10 minutes on two cores, unless `build` did; later ones take seconds.
 """
 LOCK = "dev-kubernetes.lock"
 EPILOG = """\
-The last line on stdout of `start` is JSON: {"kubeconfig": FILE, "version": "v1.30.14"}. All else goes to stderr.
+The last line on stdout of `start` is JSON: {"kubeconfig": FILE, "version": "v1.30.14"}, with --kubelet also
+{"node": NAME, "kubelet": DIR, "containerd": SOCKET}. All else goes to stderr.
 Binaries are kept in ${CEPH_PROVISIONER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ceph-provisioner}.
 Tests can use an existing cluster instead: CEPH_PROVISIONER_TEST_KUBECONFIG names an administrator's kubeconfig.
-Needs Go to compile, Debian's openssl, and for 1.30 Debian's etcd-server (1.36 needs a newer one, which is built).
+Needs Go to compile, Debian's openssl, and for 1.30 Debian's etcd-server (1.36 needs a newer one, which is built);
+for a node Debian's containerd, runc and busybox-static.
 """
+
+
+_TOLD = (BuildError, CertificateError, ClusterError, ImageError, RemainsError, StillRunningError, OSError)
+"""Errors whose text is all that there is to say."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (BuildError, CertificateError, ClusterError, StillRunningError, OSError) as error:
+    except _TOLD as error:
         say(f"dev-kubernetes: {error}")
         return 1
     except KeyboardInterrupt:
@@ -85,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_settings(start: argparse.ArgumentParser) -> None:
     kept = "repeatable; kept for later starts that give none"
     start.add_argument("--scheduler", action=argparse.BooleanOptionalAction, help="run kube-scheduler (default)")
+    node = "run pods on this machine: containerd and a kubelet (default: none)"
+    start.add_argument("--kubelet", action=argparse.BooleanOptionalAction, help=node)
     start.add_argument("--apiserver-arg", action="append", metavar="FLAG", help=f"e.g. --apiserver-arg=--v=4; {kept}")
     start.add_argument("--controller-manager-arg", action="append", metavar="FLAG", help=kept)
 
@@ -124,8 +138,15 @@ def _start(options: argparse.Namespace) -> int:
         cluster = Cluster(home, _settings(home, options))
         cluster.settings.save(home)
         cluster.start(programs, say)
-    print(json.dumps({"kubeconfig": str(cluster.kubeconfig), "version": pin.release}), flush=True)
+    print(json.dumps({"kubeconfig": str(cluster.kubeconfig), "version": pin.release, **_told(cluster)}), flush=True)
     return 0
+
+
+def _told(cluster: Cluster) -> dict[str, str]:
+    if KUBELET not in cluster.settings.daemons:
+        return {}
+    node = cluster.node
+    return {"node": NODE, "kubelet": str(node.root), "containerd": str(node.socket)}
 
 
 def _version(home: Path, options: argparse.Namespace) -> str:
@@ -137,9 +158,12 @@ def _version(home: Path, options: argparse.Namespace) -> str:
 
 def _settings(home: Path, options: argparse.Namespace) -> Settings:
     """What DIR has, changed by what the command line says."""
-    settings = Settings.load(home) or Settings(_version(home, options), free_ports())
+    settings = Settings.load(home) or Settings(_version(home, options), Ports(*free_ports(3)))
     if options.scheduler is not None:
         settings = replace(settings, scheduler=options.scheduler)
+    if options.kubelet is not None:
+        port = settings.kubelet_port or free_ports(1)[0]
+        settings = replace(settings, kubelet_port=port if options.kubelet else 0)
     if options.apiserver_arg:
         settings = replace(settings, apiserver_args=tuple(options.apiserver_arg))
     if options.controller_manager_arg:

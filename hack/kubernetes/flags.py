@@ -11,13 +11,14 @@ from pathlib import Path
 ETCD = "unix://etcd.sock:0"
 ETCD_PEERS = "unix://etcd-peers.sock:0"
 
-# What claims, volumes, namespaces and service accounts need. Off: workloads, nodes' life cycle, quotas, certificates.
+# What claims, volumes, pods, namespaces and service accounts need. Off: workloads, nodes' life cycle, quotas, certificates.
 CONTROLLERS = (
     "persistentvolume-binder-controller",
     "persistentvolume-attach-detach-controller",
     "persistentvolume-expander-controller",
     "persistentvolume-protection-controller",
     "persistentvolumeclaim-protection-controller",
+    "ephemeral-volume-controller",
     "namespace-controller",
     "garbage-collector-controller",
     "serviceaccount-controller",
@@ -82,6 +83,11 @@ def apiserver(programs: Programs, ports: Ports, extra: Sequence[str]) -> tuple[s
         "--service-account-issuer=https://kubernetes.default.svc",
         "--service-cluster-ip-range=10.96.0.0/16",
         "--disable-admission-plugins=TaintNodesByCondition",
+        # nodes' plugins are privileged
+        "--allow-privileged=true",
+        "--kubelet-client-certificate=pki/admin.crt",
+        "--kubelet-client-key=pki/admin.key",
+        "--kubelet-preferred-address-types=Hostname",
         "--event-ttl=1h",
         "--profiling=false",
         *extra,

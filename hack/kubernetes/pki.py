@@ -13,6 +13,7 @@ USERS = {
     "admin": "/O=system:masters/CN=admin",
     "kube-controller-manager": "/CN=system:kube-controller-manager",
     "kube-scheduler": "/CN=system:kube-scheduler",
+    "kubelet": "/O=system:nodes/CN=system:node:localhost",
 }
 CONFIG = """
 [req]
