@@ -81,8 +81,10 @@ imageGCLowThresholdPercent: 99
 volumePluginDir: {home}/flexvolumes
 podLogsDir: {home}/pods
 nodeStatusUpdateFrequency: 1s
+syncFrequency: 2s
 """
 # nodeStatusUpdateFrequency: a volume is mounted once the status says that it is about to be, and detached once it does no more.
+# syncFrequency: how soon it is noticed that a volume has grown.
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,10 @@ def node(
         doors.insert(0, serve_registration(registration, Listen(socket, permits=1, queue=1), process.metrics.on_rpc))
     status = StatusServer(listen, process.metrics, registration.refusals, list)
     joining = threading.Thread(target=_stay_joined, args=(process.stop, volumes, config, dict(place.topology)), daemon=True)
-    ends = [door.drain for door in doors]
-    process.run(status, f"{driver_name} at {csi_endpoint}", (joining.start,), ends)
+    # without it, controllers would take this process for dead and have Ceph cut it off
+    beating = threading.Thread(target=places.heartbeat, args=(process.stop,), name="heartbeat", daemon=True)
+    ends = [*(door.drain for door in doors), places.leave]
+    process.run(status, f"{driver_name} at {csi_endpoint}", (joining.start, beating.start), ends)
 
 
 def _stay_joined(stop: threading.Event, volumes: Node, config: ConfigFile, topology: dict[str, str]) -> None:

@@ -130,13 +130,17 @@ class CsiCluster:
         self.sidecars = Sidecars(directory, kubernetes.kubeconfig, account, self.controller.endpoint)
 
     def start(self) -> "CsiCluster":
+        self.bring_up()
+        self.nodes = [register_csi(self.kubernetes, self.driver) for _ in range(2)]
+        self._enrol(self.nodes)
+        return self
+
+    def bring_up(self) -> None:
+        """Start the pool, the controller and the sidecars."""
         self.ceph.make_pool(self.pool)
         self.ceph.let_provision(self.pool)
         self.controller.start()
         self.sidecars.start()
-        self.nodes = [register_csi(self.kubernetes, self.driver) for _ in range(2)]
-        self._enrol(self.nodes)
-        return self
 
     def stop(self) -> None:
         self.sidecars.stop()

@@ -1,0 +1,206 @@
+"""Pods on a real kubelet write to volumes of ours and find again what they wrote. About 90 seconds, 20 of them the start.
+
+Kubernetes 1.36, containerd, the standard sidecars, our controller and our node service, each a process of its own with the
+rights that manifests/overlays/csi gives it; images are attached by `mounter: fuse`, which needs no module of the kernel.
+"""
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from csi.pb import csi_pb2, csi_pb2_grpc
+from hack.sidecars.build import sidecars
+from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, Object
+from tests.contract.driver import capability
+from tests.harness import kubernetes as kubernetes_harness
+from tests.harness import snapshots
+from tests.harness.ceph import Ceph
+from tests.harness.pods import NODE, PodCluster
+from tests.harness.waiting import until
+
+GIB = 1 << 30
+WAIT = "while :; do sleep 0.1; done"
+"""A script's end that is no end: the pod runs until it is deleted."""
+
+
+@pytest.fixture(scope="module")
+def pods(ceph: Ceph) -> Iterator[PodCluster]:
+    """The cluster; below /tmp, since the sockets of CSI plugins have short names only."""
+    with tempfile.TemporaryDirectory(prefix="cp-pods-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        home = Path(directory) / "k"
+        try:
+            started = kubernetes_harness.start(home, "1.36", "--kubelet")
+            started.define(*sorted((sidecars(print) / "crds").glob("*.yaml")))
+            made = PodCluster(ceph, started, Path(directory))
+            try:
+                yield made.start()
+            finally:
+                made.stop()
+        finally:
+            kubernetes_harness.stop(home)
+            made.sweep()
+
+
+@pytest.fixture(scope="module")
+def storage_class(pods: PodCluster) -> str:
+    return pods.make_class()
+
+
+@pytest.fixture(scope="module")
+def xfs_class(pods: PodCluster) -> str:
+    parameters = {"clusterID": "dev", "pool": pods.pool, "csi.storage.k8s.io/fstype": "xfs"}
+    return pods.kubernetes.make_class(pods.driver, parameters)
+
+
+def written(pods: PodCluster, claim: Object) -> bytes:
+    """Every byte that the claim's image has, as Ceph has it."""
+    found = list[bytes]()
+    with pods.ceph.open_image(f"pvc-{claim['metadata']['uid']}", pods.pool) as image:
+        image.diff_iterate(0, image.size(), None, lambda at, length, exists: found.append(image.read(at, length)))
+    return b"".join(found)
+
+
+def test_what_one_pod_writes_the_next_one_reads(pods: PodCluster, storage_class: str) -> None:
+    claim = pods.kubernetes.make_claim(storage_class)
+    pods.do("echo a letter >/data/letter; sync", claim)
+    assert pods.do("cat /data/letter", claim) == "a letter"
+    assert pods.ceph.info(f"pvc-{claim['metadata']['uid']}", pods.pool)["size"] == GIB
+    assert b"a letter\n" in written(pods, claim)
+
+
+def test_a_pod_of_an_ordinary_user_may_write_as_its_group(pods: PodCluster, storage_class: str) -> None:
+    claim = pods.kubernetes.make_claim(storage_class)
+    who = {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000}
+    assert pods.do("touch /data/mine; stat -c %u:%g /data/mine", claim, securityContext=who) == "1000:2000"
+
+
+def test_a_file_system_grows_under_a_pod_that_uses_it(pods: PodCluster, xfs_class: str) -> None:
+    claim = pods.kubernetes.make_claim(xfs_class)
+    grown = "until [ $(df -k /data | awk 'END {print $2}') -gt 2000000 ]; do sleep 0.1; done; grep -o ' /data xfs ' /proc/mounts"
+    pod = pods.run(f"echo kept >/data/file; {grown}; cat /data/file", claim)
+    pods.wait_phase(pod, "Running")
+    pods.kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
+    assert pods.output(pod).split() == ["/data", "xfs", "kept"]
+    pods.delete(pod)
+    assert (pods.kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi"
+    assert pods.ceph.info(f"pvc-{claim['metadata']['uid']}", pods.pool)["size"] == 2 * GIB
+
+
+def test_a_block_volume_is_a_device_of_the_pod(pods: PodCluster, storage_class: str) -> None:
+    claim = pods.kubernetes.make_claim(storage_class, volumeMode="Block")
+    pods.do("echo raw bytes | dd of=/dev/data bs=512 seek=8 conv=fsync 2>/dev/null", claim)
+    assert pods.do("dd if=/dev/data bs=512 skip=8 count=1 2>/dev/null | head -n1", claim) == "raw bytes"
+    assert written(pods, claim)[4096:4106] == b"raw bytes\n"
+
+
+def test_a_snapshot_becomes_the_volume_of_another_pod(pods: PodCluster, xfs_class: str) -> None:
+    claim = pods.kubernetes.make_claim(xfs_class)
+    pods.do("echo first >/data/file; sync", claim)
+    snapshot_class = snapshots.make_snapshot_class(pods.kubernetes, pods.driver)
+    taken = snapshots.wait_ready(pods.kubernetes, snapshots.take(pods.kubernetes, snapshot_class, claim))
+    pods.do("echo second >/data/file; sync", claim)
+    restored = pods.kubernetes.make_claim(xfs_class, "2Gi", dataSource=snapshots.source(taken))
+    size = "df -k /data | awk 'END {print ($2 > 2000000)}'"
+    assert pods.do(f"cat /data/file /data1/file; {size}", restored, claim).split() == ["first", "second", "1"]
+
+
+def test_an_ephemeral_volume_lives_as_long_as_its_pod(pods: PodCluster, storage_class: str) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": storage_class, "resources": {"requests": {"storage": "1Gi"}}}
+    pod = pods.run("echo x >/data/file; grep -o ' /data ext4 ' /proc/mounts", {"ephemeral": {"volumeClaimTemplate": {"spec": spec}}})
+    assert pods.output(pod) == "/data ext4"
+    name = f"{pod['metadata']['name']}-v0"
+    claim = pods.kubernetes.api.get(PERSISTENT_VOLUME_CLAIMS.path("default", name))
+    assert f"pvc-{claim['metadata']['uid']}" in pods.images()
+    pods.delete(pod)
+    pods.kubernetes.wait_gone(claim, 60)
+    assert f"pvc-{claim['metadata']['uid']}" not in pods.images()
+
+
+class TestOnePodOnly:
+    """ReadWriteOncePod: whoever comes second is refused, whichever door it tries."""
+
+    @pytest.fixture(scope="class")
+    def claim(self, pods: PodCluster, storage_class: str) -> Object:
+        return pods.kubernetes.make_claim(storage_class, accessModes=["ReadWriteOncePod"])
+
+    @pytest.fixture(scope="class", autouse=True)
+    def first(self, pods: PodCluster, claim: Object) -> Iterator[Object]:
+        pod = pods.run(WAIT, claim)
+        pods.wait_phase(pod, "Running")
+        yield pod
+        pods.delete(pod)
+
+    def test_the_scheduler_gives_a_second_pod_no_node(self, pods: PodCluster, claim: Object) -> None:
+        second = pods.run("true", claim)
+        pods.kubernetes.wait_event(second, "FailedScheduling", "ReadWriteOncePod")
+        pods.delete(second)
+
+    def test_the_kubelet_mounts_nothing_for_a_pod_that_went_past_the_scheduler(self, pods: PodCluster, claim: Object) -> None:
+        second = pods.run("true", claim, nodeName=NODE)
+        pods.kubernetes.wait_event(second, "FailedMount", "ReadWriteOncePod")
+        pods.delete(second)
+
+    def test_the_node_refuses_a_second_path(self, pods: PodCluster, claim: Object) -> None:
+        volume = pods.kubernetes.volume_of(claim)
+        assert volume is not None
+        handle = volume["spec"]["csi"]["volumeHandle"]
+        (staging,) = {path.rpartition("/")[0] for path in _mounted(pods) if path.endswith("/globalmount")}
+        request = csi_pb2.NodePublishVolumeRequest(
+            volume_id=handle,
+            staging_target_path=f"{staging}/globalmount",
+            target_path=str(pods.kubelet / "second"),
+            volume_capability=capability(csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER),
+        )
+        with grpc.insecure_channel(pods.node.endpoint) as channel, pytest.raises(grpc.RpcError) as refused:
+            csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request, timeout=30)
+        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def _mounted(pods: PodCluster) -> list[str]:
+    return [each.removeprefix("mount ") for each in pods.traces() if each.startswith("mount ")]
+
+
+class TestTheNodePluginIsKilled:
+    def test_a_pod_goes_on_and_is_taken_down_by_the_next_one(self, pods: PodCluster, storage_class: str) -> None:
+        claim = pods.kubernetes.make_claim(storage_class)
+        pod = pods.run(f"echo before >/data/file; {WAIT}", claim)
+        pods.wait_phase(pod, "Running")
+        pods.node.kill()
+        pods.kubernetes.api.delete(f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}")
+        pods.node.start()
+        until(lambda: pods.now(pod) is None, 90, "the pod is gone", pods.last_words)
+        assert pods.do("cat /data/file", claim) == "before"
+
+    def test_a_stage_that_was_cut_off_is_finished_by_the_next_one(self, pods: PodCluster, storage_class: str) -> None:
+        claim = pods.kubernetes.make_claim(storage_class)
+        pod = pods.run("echo after all >/data/file; cat /data/file", claim)
+        until(pods.node.daemons, 60, "the stage has begun", pods.last_words, every=0.005)
+        os.kill(pods.node.pid, signal.SIGKILL)
+        pods.node.kill()
+        pods.node.start()
+        assert pods.output(pod, 90) == "after all"
+        pods.delete(pod)
+
+
+def test_nothing_is_left_once_everything_is_deleted(pods: PodCluster) -> None:
+    snapshots.delete_everything(pods.kubernetes)
+    until(lambda: not pods.left_over(), 60, "the pool is empty", lambda: str(pods.left_over()))
+    until(lambda: not pods.traces(), 60, "this machine has nothing of them", lambda: str(pods.traces()))
+
+
+def test_nobody_had_too_few_rights(pods: PodCluster) -> None:
+    assert pods.sidecars.ended() + pods.sidecars.refused() == []
+
+
+def test_no_controller_took_the_node_for_dead(pods: PodCluster) -> None:
+    assert "cut off by Ceph" not in pods.node.text()
+
+
+def test_the_node_is_healthy_and_registered(pods: PodCluster) -> None:
+    assert pods.node.page("/healthz")[0] == 200
+    assert [driver["nodeID"] for driver in pods.registered()] == [NODE]
