@@ -36,11 +36,8 @@ class Remains:
         groups, sockets = self.groups(), self._sockets()
         _until(lambda: not _end(_members(groups)), "containers end")
         _until(lambda: not _end(self._shims()), "their shims end")
-        for mount in reversed(self.mounts()):
-            if subprocess.run(["umount", str(mount)], stderr=subprocess.DEVNULL).returncode:
-                subprocess.run(["umount", "--lazy", str(mount)], check=False)
-        if left := self.mounts():
-            raise RemainsError(f"{left[0]} can't be unmounted")
+        _unmount(self.home)
+        _detach(self.home)
         _until(lambda: _remove(groups), "their control groups go")
         for path in (*sockets, *self._links()):
             path.unlink(missing_ok=True)
@@ -52,9 +49,7 @@ class Remains:
 
     def mounts(self) -> list[Path]:
         """What is mounted in the directory, in the order in which it was."""
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-        targets = [Path(_OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[4])) for line in lines]
-        return [target for target in targets if self.home in target.parents]
+        return mounts(self.home)
 
     def _sockets(self) -> list[Path]:
         """The shims', each noted in its container's directory."""
@@ -73,6 +68,45 @@ class Remains:
     def _links(self) -> list[Path]:
         """Links to its pods' logs, which a kubelet makes in one place for all."""
         return [link for link in _LINKS.glob("*.log") if link.is_symlink() and self.home in Path(os.readlink(link)).parents]
+
+
+def mounts(directory: Path) -> list[Path]:
+    """What is mounted below a directory, in the order in which it was."""
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    targets = [Path(_OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[4])) for line in lines]
+    return [target for target in targets if directory in target.parents]
+
+
+def loops(directory: Path) -> list[Path]:
+    """Loop devices over files below a directory; a kubelet lays one over the device of each block volume."""
+    found = [(entry.parents[1].name, entry.read_text()) for entry in Path("/sys/block").glob("loop*/loop/backing_file")]
+    return [Path("/dev", name) for name, backing in sorted(found) if backing.startswith(f"{directory}/")]
+
+
+def release_devices(directory: Path) -> None:
+    """Take the `fuse` devices of a node service away that kept them in this directory, though that is gone."""
+    _detach(directory)
+    _until(lambda: not _end(storage_daemons(directory)), "storage daemons end")
+    _unmount(directory)
+
+
+def storage_daemons(directory: Path) -> list[Process]:
+    """Those that show their images below the directory."""
+    daemons = _processes(entry.name for entry in Path("/proc").glob("[0-9]*") if (entry / "comm").exists())
+    return [one for one in daemons if one.command[:1] == ("qemu-storage-daemon",) and str(directory) in str(one.command)]
+
+
+def _unmount(directory: Path) -> None:
+    for mount in reversed(mounts(directory)):
+        if subprocess.run(["umount", str(mount)], stderr=subprocess.DEVNULL).returncode:
+            subprocess.run(["umount", "--lazy", str(mount)], check=False)
+    if left := mounts(directory):
+        raise RemainsError(f"{left[0]} can't be unmounted")
+
+
+def _detach(directory: Path) -> None:
+    for loop in loops(directory):
+        subprocess.run(["losetup", "--detach", str(loop)], check=False)
 
 
 def _members(groups: list[Path]) -> list[Process]:

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from csi.pb import csi_pb2, csi_pb2_grpc
+from hack.kubernetes.remains import storage_daemons
 from hack.sidecars.build import sidecars
 from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, Object
 from tests.contract.driver import capability
@@ -111,7 +112,9 @@ def test_a_snapshot_becomes_the_volume_of_another_pod(pods: PodCluster, xfs_clas
 
 def test_an_ephemeral_volume_lives_as_long_as_its_pod(pods: PodCluster, storage_class: str) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": storage_class, "resources": {"requests": {"storage": "1Gi"}}}
-    pod = pods.run("echo x >/data/file; grep -o ' /data ext4 ' /proc/mounts", {"ephemeral": {"volumeClaimTemplate": {"spec": spec}}})
+    pod = pods.run(
+        "echo x >/data/file; grep -o ' /data ext4 ' /proc/mounts", {"ephemeral": {"volumeClaimTemplate": {"spec": spec}}}
+    )
     assert pods.output(pod) == "/data ext4"
     name = f"{pod['metadata']['name']}-v0"
     claim = pods.kubernetes.api.get(PERSISTENT_VOLUME_CLAIMS.path("default", name))
@@ -121,48 +124,45 @@ def test_an_ephemeral_volume_lives_as_long_as_its_pod(pods: PodCluster, storage_
     assert f"pvc-{claim['metadata']['uid']}" not in pods.images()
 
 
-class TestOnePodOnly:
-    """ReadWriteOncePod: whoever comes second is refused, whichever door it tries."""
-
-    @pytest.fixture(scope="class")
-    def claim(self, pods: PodCluster, storage_class: str) -> Object:
-        return pods.kubernetes.make_claim(storage_class, accessModes=["ReadWriteOncePod"])
-
-    @pytest.fixture(scope="class", autouse=True)
-    def first(self, pods: PodCluster, claim: Object) -> Iterator[Object]:
-        pod = pods.run(WAIT, claim)
-        pods.wait_phase(pod, "Running")
-        yield pod
-        pods.delete(pod)
-
-    def test_the_scheduler_gives_a_second_pod_no_node(self, pods: PodCluster, claim: Object) -> None:
-        second = pods.run("true", claim)
-        pods.kubernetes.wait_event(second, "FailedScheduling", "ReadWriteOncePod")
-        pods.delete(second)
-
-    def test_the_kubelet_mounts_nothing_for_a_pod_that_went_past_the_scheduler(self, pods: PodCluster, claim: Object) -> None:
-        second = pods.run("true", claim, nodeName=NODE)
-        pods.kubernetes.wait_event(second, "FailedMount", "ReadWriteOncePod")
-        pods.delete(second)
-
-    def test_the_node_refuses_a_second_path(self, pods: PodCluster, claim: Object) -> None:
-        volume = pods.kubernetes.volume_of(claim)
-        assert volume is not None
-        handle = volume["spec"]["csi"]["volumeHandle"]
-        (staging,) = {path.rpartition("/")[0] for path in _mounted(pods) if path.endswith("/globalmount")}
-        request = csi_pb2.NodePublishVolumeRequest(
-            volume_id=handle,
-            staging_target_path=f"{staging}/globalmount",
-            target_path=str(pods.kubelet / "second"),
-            volume_capability=capability(csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER),
-        )
-        with grpc.insecure_channel(pods.node.endpoint) as channel, pytest.raises(grpc.RpcError) as refused:
-            csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request, timeout=30)
-        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+@pytest.fixture(scope="module")
+def lone(pods: PodCluster, storage_class: str) -> Object:
+    """A claim that one pod may use at a time."""
+    return pods.kubernetes.make_claim(storage_class, accessModes=["ReadWriteOncePod"])
 
 
-def _mounted(pods: PodCluster) -> list[str]:
-    return [each.removeprefix("mount ") for each in pods.traces() if each.startswith("mount ")]
+@pytest.fixture
+def first(pods: PodCluster, lone: Object) -> Iterator[Object]:
+    """The pod that uses it."""
+    pod = pods.run(WAIT, lone)
+    pods.wait_phase(pod, "Running")
+    yield pod
+    pods.delete(pod)
+
+
+def test_a_claim_of_one_pod_is_refused_to_a_second_whichever_door_it_tries(pods: PodCluster, lone: Object, first: Object) -> None:
+    second = pods.run("true", lone)
+    pods.kubernetes.wait_event(second, "FailedScheduling", "ReadWriteOncePod")
+    past_the_scheduler = pods.run("true", lone, nodeName=NODE)
+    pods.kubernetes.wait_event(past_the_scheduler, "FailedMount", "ReadWriteOncePod")
+    assert refusal_of_the_node(pods, lone) == grpc.StatusCode.FAILED_PRECONDITION
+    pods.delete(second, past_the_scheduler)
+
+
+def refusal_of_the_node(pods: PodCluster, claim: Object) -> grpc.StatusCode:
+    """What our node says to a second path of a volume that is staged, asked past Kubernetes."""
+    volume = pods.kubernetes.volume_of(claim)
+    assert volume is not None
+    (staging,) = [each.removeprefix("mount ") for each in pods.traces() if each.endswith("/globalmount")]
+    request = csi_pb2.NodePublishVolumeRequest(
+        volume_id=volume["spec"]["csi"]["volumeHandle"],
+        staging_target_path=staging,
+        target_path=str(pods.kubelet / "second"),
+        volume_capability=capability(csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER),
+    )
+    with grpc.insecure_channel(pods.node.endpoint) as channel, pytest.raises(grpc.RpcError) as refused:
+        csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request, timeout=30)
+    code: grpc.StatusCode = refused.value.code()
+    return code
 
 
 class TestTheNodePluginIsKilled:
@@ -179,7 +179,7 @@ class TestTheNodePluginIsKilled:
     def test_a_stage_that_was_cut_off_is_finished_by_the_next_one(self, pods: PodCluster, storage_class: str) -> None:
         claim = pods.kubernetes.make_claim(storage_class)
         pod = pods.run("echo after all >/data/file; cat /data/file", claim)
-        until(pods.node.daemons, 60, "the stage has begun", pods.last_words, every=0.005)
+        until(lambda: storage_daemons(pods.node.run_directory), 60, "the stage has begun", pods.last_words, every=0.005)
         os.kill(pods.node.pid, signal.SIGKILL)
         pods.node.kill()
         pods.node.start()

@@ -1,16 +1,12 @@
 """A Kubernetes with a node on this machine: real pods on volumes of ours, by the manifests' rights."""
 
-import os
-import signal
-import subprocess
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hack.kubernetes.image import NAME as IMAGE
 from hack.kubernetes.node import NAME as NODE
-from provisioner.host.mounts import parse_mountinfo
+from hack.kubernetes.remains import loops, mounts, release_devices, storage_daemons
 from provisioner.kube.errors import NotFound
 from provisioner.kube.resources import CSI_NODES, Object, Resource
 from tests.harness.ceph import Ceph
@@ -35,15 +31,6 @@ class PodNode(Program):
         self._command = [str(PROGRAM), "--config", str(config), "node", "--node-id", NODE, "--driver-name", driver]
         self._command += ["--csi-endpoint", self.endpoint, "--kubelet-registration", f"{kubelet}/plugins_registry"]
         self._command += ["--mounter", "fuse", "--run-directory", str(self.run_directory), "--listen", "127.0.0.1:0"]
-
-    def daemons(self) -> list[int]:
-        """The storage daemons of its devices."""
-        return [pid for pid, command in _commands() if command[0] == "qemu-storage-daemon" and str(self.run_directory) in str(command)]
-
-    def mounts(self) -> list[str]:
-        """The images that show up as files."""
-        found = parse_mountinfo(Path("/proc/self/mountinfo").read_text())
-        return [mount.target for mount in found if mount.target.startswith(str(self.run_directory))]
 
 
 class PodCluster(CsiCluster):
@@ -155,29 +142,17 @@ class PodCluster(CsiCluster):
 
     def traces(self) -> list[str]:
         """What there is of volumes on this machine and in Kubernetes."""
-        left = [f"attachment {each['metadata']['name']}" for each in self.kubernetes.api.list_all(ATTACHMENTS.path()).items]
-        left += [f"daemon {pid}" for pid in self.node.daemons()]
-        left += [f"mount {target}" for target in self.node.mounts()]
-        found = parse_mountinfo(Path("/proc/self/mountinfo").read_text())
-        left += [f"mount {each.target}" for each in found if each.target.startswith(f"{self.kubelet}/")]
-        return left + [f"loop device {loop}" for loop in self._loops()]
+        run_directory, attachments = self.node.run_directory, self.kubernetes.api.list_all(ATTACHMENTS.path()).items
+        return [
+            *(f"attachment {each['metadata']['name']}" for each in attachments),
+            *(f"daemon {each.pid}" for each in storage_daemons(run_directory)),
+            *(f"loop device {each}" for each in (*loops(run_directory), *loops(self.kubelet))),
+            *(f"mount {each}" for each in (*mounts(run_directory), *mounts(self.kubelet))),
+        ]
 
     def sweep(self) -> None:
-        """Take away what a test that failed has left on this machine."""
-        for pid in self.node.daemons():
-            os.kill(pid, signal.SIGKILL)
-        for loop in self._loops():
-            subprocess.run(["losetup", "--detach", loop], check=False)
-        for target in self.node.mounts():
-            subprocess.run(["umount", target], check=False)
-
-    def _loops(self) -> list[str]:
-        """Loop devices over our files; and those that the kubelet lays over the device of a block volume."""
-        found = []
-        for entry in sorted(Path("/sys/block").glob("loop*/loop/backing_file")):
-            if entry.read_text().startswith((str(self.node.run_directory), str(self.kubelet))):
-                found.append(f"/dev/{entry.parent.parent.name}")
-        return found
+        """Take away what a test that failed has left on this machine; the kubelet has to be gone."""
+        release_devices(self.node.run_directory)
 
 
 def _source(volume: Object) -> Object:
@@ -185,13 +160,3 @@ def _source(volume: Object) -> Object:
     if "metadata" not in volume:
         return volume
     return {"persistentVolumeClaim": {"claimName": volume["metadata"]["name"]}}
-
-
-def _commands() -> Sequence[tuple[int, list[str]]]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append((int(entry.parent.name), entry.read_text(errors="replace").split("\0")))
-        except OSError:
-            continue
-    return found
