@@ -153,7 +153,8 @@ class Demo:
 
     def table(self) -> None:
         print(f"{'CLAIM':8} {'STATUS':8} {'SIZE':6} {'PERSISTENTVOLUME (spec.rbd.image)':42} {'RBD INFO (what Ceph has)'}")
-        for claim in self.api.list_all(PERSISTENT_VOLUME_CLAIMS.path(NAMESPACE)).items:
+        claims = self.api.list_all(PERSISTENT_VOLUME_CLAIMS.path(NAMESPACE)).items
+        for claim in (each for each in claims if each["spec"]["storageClassName"] == "rbd"):
             volume = self.get(PERSISTENT_VOLUMES.path(name=claim["spec"].get("volumeName", "none"))) or {}
             image = volume.get("spec", {}).get("rbd", {}).get("image", "")
             status = claim.get("status", {})

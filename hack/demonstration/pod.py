@@ -8,13 +8,14 @@ from hack.kubernetes.image import NAME as IMAGE
 from hack.kubernetes.processes import Process, spawn
 from hack.kubernetes.remains import release_devices
 from hack.sidecars.build import sidecars
-from provisioner.kube.resources import CSI_NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object, Resource
+from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, Object, Resource
 
 from .cluster import NAMESPACE, ROOT, Demo
 from .screen import say, until
 
 DRIVER = "rbd.ceph-provisioner.io"
 PODS = Resource("", "v1", "pods", "Pod", namespaced=True)
+CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", namespaced=False)
 DAEMONS = ("csi-attacher", "csi-provisioner", "node", "controller")
 """In the order in which they end."""
 _PROGRAM = str(Path(sys.executable).with_name("ceph-provisioner"))

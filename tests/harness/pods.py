@@ -8,7 +8,7 @@ from hack.kubernetes.image import NAME as IMAGE
 from hack.kubernetes.node import NAME as NODE
 from hack.kubernetes.remains import loops, mounts, release_devices, storage_daemons
 from provisioner.kube.errors import NotFound
-from provisioner.kube.resources import CSI_NODES, Object, Resource
+from provisioner.kube.resources import Object, Resource
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.program import PROGRAM, Program
@@ -16,6 +16,7 @@ from tests.harness.sidecars import CsiCluster
 from tests.harness.waiting import until
 
 PODS = Resource("", "v1", "pods", "Pod", namespaced=True)
+CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", namespaced=False)
 ATTACHMENTS = Resource("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", namespaced=False)
 MOUNT, DEVICE = "/data", "/dev/data"
 """Where a pod has its volume: a file system, or a block device."""
