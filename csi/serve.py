@@ -15,10 +15,10 @@ from csi.node import Place as NodePlace
 from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.pulse import Pulse
 from csi.snapshot_metadata import SnapshotMetadata
-from csi.topology import NoPool, Pools
+from csi.topology import Pools
 from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
-from provisioner.core.choices import Choices
+from provisioner.core.choices import Choices, NoPool
 from provisioner.core.groups import Groups
 from provisioner.core.health import Health, HealthStore
 from provisioner.core.ids import Place

@@ -4,33 +4,17 @@ A pool of `topologyConstrainedPools` is reached from the segments that it names,
 gives it; what names none is reached from everywhere.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from csi.convert import Class
 from csi.pb import csi_pb2
-from provisioner.core.choices import Candidate, Choices
-from provisioner.core.errors import InvalidRequest, ProvisionerError
-from provisioner.core.ids import Place, check_place
+from provisioner.core.choices import Choices, Reachable, reachable, suitable
 from provisioner.core.model import Capacity, CreateRequest, Volume
-from provisioner.core.topology import PARAMETER, Segments, keys_of
+from provisioner.core.topology import Segments, keys_of
 from provisioner.core.volumes import Volumes
 
 _NOTHING = Capacity(0, 0)
-
-
-class NoPool(ProvisionerError):
-    """No pool of the class can be reached from where the volume is wanted."""
-
-    def __init__(self, pools: Iterable["_Pool"]) -> None:
-        told = "; ".join(f"{pool.candidate.place} from {_words(pool.segments)}" for pool in pools)
-        super().__init__(f"accessibility_requirements: no pool of the class can be reached from there ({told})")
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    candidate: Candidate
-    segments: Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +29,7 @@ class Pools:
     def create(self, request: CreateRequest, chosen: Class, needs: csi_pb2.TopologyRequirement) -> Volume:
         """Make the volume where it can be reached from. Raises NoPool, and what `Volumes.create` and `Choices.create` raise."""
         pools = self._of(chosen)
-        wanted = _suitable(pools, needs)
-        if not wanted:
-            raise NoPool(pools)
+        wanted = suitable(pools, [topology.segments for topology in (*needs.preferred, *needs.requisite)])
         if not chosen.parameters.pools:
             return self.volumes.create(request)
         everywhere = [pool.candidate for pool in pools]
@@ -65,7 +47,7 @@ class Pools:
 
     def capacity(self, chosen: Class, topology: csi_pb2.Topology) -> Capacity:
         """What the roomiest pool can give that is reached from the topology (an empty one: from anywhere)."""
-        pools = [pool for pool in self._of(chosen) if not topology.segments or _reached(pool, topology)]
+        pools = [pool for pool in self._of(chosen) if not topology.segments or pool.is_reached_from(topology.segments)]
         rooms = [self.volumes.capacity(pool.candidate.place, pool.candidate.data_pool) for pool in pools]
         return max(rooms, key=lambda room: room.available, default=_NOTHING)
 
@@ -78,40 +60,10 @@ class Pools:
         layout = layouts.get(found.id.place)
         return layout is not None and layout.described() == {key: value for key, value in found.asked.items() if key != "source"}
 
-    def _of(self, chosen: Class) -> list[_Pool]:
+    def _of(self, chosen: Class) -> list[Reachable]:
         """The class's pools, in its order."""
-        home, data_pool, around = chosen.place, chosen.parameters.layout.data_pool, self.segments(chosen.place.cluster)
-        pools = [
-            _Pool(Candidate(_place(home, pool.pool), pool.data_pool or data_pool), {**around, **dict(pool.segments)})
-            for pool in chosen.parameters.pools
-        ]
-        return pools or [_Pool(Candidate(home, data_pool), around)]
+        parameters, around = chosen.parameters, self.segments(chosen.place.cluster)
+        return reachable(chosen.place, parameters.layout.data_pool, parameters.pools, around)
 
     def _key(self, label: str) -> str:
         return label if "/" in label else f"topology.{self.driver}/{label}"
-
-
-def _suitable(pools: Sequence[_Pool], needs: csi_pb2.TopologyRequirement) -> list[_Pool]:
-    """The pools that can be reached from where it is asked for: in order of the preferred topologies, then the others."""
-    topologies = [*needs.preferred, *needs.requisite]
-    if not topologies:
-        return list(pools)
-    found = list[_Pool]()
-    for topology in topologies:
-        found += [pool for pool in pools if pool not in found and _reached(pool, topology)]
-    return found
-
-
-def _reached(pool: _Pool, topology: csi_pb2.Topology) -> bool:
-    return keys_of(pool.segments, topology.segments) is not None
-
-
-def _place(home: Place, pool: str) -> Place:
-    try:
-        return check_place(Place(home.cluster, pool, home.namespace))
-    except InvalidRequest as error:
-        raise InvalidRequest(f"parameters.{PARAMETER}", pool, error.why) from error
-
-
-def _words(segments: Segments) -> str:
-    return ", ".join(f"{label}={value}" for label, value in segments.items()) or "everywhere"

@@ -56,28 +56,41 @@ class Capacities:
         there = {item["metadata"]["name"]: item for item in self._listed()}
         kept, asked, told = set[str](), dict[object, Capacity](), dict[str, int]()
         for raw in storage_classes:
-            if raw.get("provisioner") == self._provisioner and (name := self._tell(raw, there, asked, told)):
-                kept.add(name)
+            if raw.get("provisioner") == self._provisioner:
+                kept |= self._tell(raw, there, asked, told)
         for name in there.keys() - kept:
             self._remove(name)
         return told
 
-    def _tell(self, raw: Object, there: Mapping[str, Object], asked: dict[object, Capacity], told: dict[str, int]) -> str:
-        """Write one class's object; gives its name, "" if the class can't be honoured."""
+    def _tell(self, raw: Object, there: Mapping[str, Object], asked: dict[object, Capacity], told: dict[str, int]) -> set[str]:
+        """Write one class's objects, one for each part of the nodes; gives their names, none if the class can't be honoured."""
         try:
             resolved = self._classes.resolve(raw)
-            reached = selector(dict(resolved.segments), self._kubelets.labels() if resolved.segments else ())
-            name = _name(self._provisioner, raw, reached)
-            try:
-                room = self._capacity(resolved, asked)
-                told[resolved.name] = room.available
-                self._write(name, self._body(name, raw, reached, room), there.get(name))
-            except (Unavailable, Denied, KubeError) as error:
-                log.warning("capacity of StorageClass %s: %s", resolved.name, error)
-            return name
+            names = set[str]()
+            for reached, pools in self._by_nodes(resolved).items():
+                name = _name(self._provisioner, raw, dict(reached))
+                names.add(name)
+                try:
+                    room = max((self._capacity(pool, asked) for pool in pools), key=lambda room: room.available)
+                    told[resolved.name] = max(told.get(resolved.name, 0), room.available)
+                    self._write(name, self._body(name, raw, dict(reached), room), there.get(name))
+                except (Unavailable, Denied, KubeError) as error:
+                    log.warning("capacity of StorageClass %s: %s", resolved.name, error)
+            return names
         except ProvisionerError as error:
             log.info("StorageClass %s has no capacity: %s", raw["metadata"]["name"], error)
-            return ""
+            return set()
+
+    def _by_nodes(self, resolved: Class) -> dict[tuple[tuple[str, str], ...], list[Class]]:
+        """The class's pools by the labels of the nodes that reach them; what all nodes reach counts for each part."""
+        nodes = self._kubelets.labels() if any(pool.segments for pool in resolved.each_pool()) else ()
+        reached = {each.place: selector(dict(each.segments), nodes) for each in resolved.each_pool()}
+        return {
+            tuple(sorted(labels.items())): [
+                pool for pool in resolved.each_pool() if reached[pool.place].items() <= labels.items()
+            ]
+            for labels in reached.values()
+        }
 
     def _listed(self) -> list[Object]:
         ours = ",".join(f"{key}={value}" for key, value in self._labels.items())

@@ -22,8 +22,9 @@ from provisioner.claims.nodes import Choice, Kubelets, choose
 from provisioner.claims.outcomes import is_outcome_known
 from provisioner.claims.protection import Protection
 from provisioner.claims.reach import bind_to_nodes, selector
+from provisioner.claims.selection import Selection
 from provisioner.claims.volume import Maker, note_content
-from provisioner.core.errors import AlreadyExists, InvalidRequest, ProvisionerError
+from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfSpace, ProvisionerError
 from provisioner.core.ids import VolumeId, image_name
 from provisioner.core.model import CreateRequest, Credentials, Volume
 from provisioner.core.volumes import Volumes
@@ -70,6 +71,7 @@ class Provisioner:
         recorder: Recorder,
         setting: Setting,
         on_saved: Callable[[Object], None],
+        selection: Selection,
         connected: Connected | None = None,
     ) -> None:
         """`on_saved` hears of each claim whose PersistentVolume was just saved."""
@@ -77,7 +79,7 @@ class Provisioner:
         self._handouts, self._maker, self._kubelets = handouts, maker, kubelets
         self._caches, self._recorder, self._setting = caches, recorder, setting
         self._originals, self._protection = originals, Protection(api, caches.claims, setting.provisioner)
-        self._on_saved, self._connected = on_saved, connected
+        self._on_saved, self._selection, self._connected = on_saved, selection, connected
 
     def reconcile(self, claim: Object) -> None:
         """Do the next steps for the claim. Raises the core's and Kubernetes' errors; safe to call again at any time."""
@@ -116,12 +118,10 @@ class Provisioner:
         if storage_class.parameters.monitors:
             refuse_other_cluster(storage_class, self._volumes.monitors(storage_class.place.cluster, credentials))
         original = self._originals.of(claim)
-        held = self._hold(claim, storage_class)
-        if held is None:
+        made = self._made_somewhere(claim, storage_class, credentials, original)
+        if made is None:
             return
-        is_first_try = objects.CLAIM_FINALIZER not in objects.finalizers(claim)
-        self._protection.hold(held)
-        volume = self._made(held, storage_class, credentials, original, is_first_try=is_first_try)
+        held, storage_class, volume = made
         body = self._body(held, volume, storage_class, credentials, native=choice.native)
         if original is not None:
             note_content(body, volume, original.size)
@@ -161,15 +161,47 @@ class Provisioner:
             self._recorder.event(claim, "Warning", "NotEveryNodeCanMount", choice.warning)
         return storage_class, choice
 
-    def _made(
-        self,
-        claim: Object,
-        storage_class: Class,
-        credentials: Credentials | None,
-        original: Original | None,
-        *,
-        is_first_try: bool,
-    ) -> Volume:
+    def _made_somewhere(
+        self, claim: Object, storage_class: Class, credentials: Credentials | None, original: Original | None
+    ) -> tuple[Object, Class, Volume] | None:
+        """The volume, with the claim that it is held by and the class as it was made by; None if the claim is gone.
+
+        Of a class with several pools, each is noted on the claim before anything is made there, and the one before undone.
+        """
+        wanted = self._wanted(claim, storage_class, credentials, original)
+        if not storage_class.parameters.pools:
+            if (held := self._held(claim, storage_class)) is None:
+                return None
+            return held, storage_class, self._created(claim, held, wanted)
+        pools = self._selection.pools(claim, storage_class, wanted)
+        refusal = OutOfSpace("every pool")
+        for pool in pools:
+            held = self._held(claim, storage_class.with_pool(pool))
+            if held is None:
+                return None
+            try:
+                return held, storage_class.with_pool(pool), self._selection.create(wanted, storage_class, pool)
+            except OutOfSpace as error:
+                claim, refusal = held, error
+        raise refusal
+
+    def _held(self, claim: Object, storage_class: Class) -> Object | None:
+        held = self._hold(claim, storage_class)
+        if held is not None:
+            self._protection.hold(held)
+        return held
+
+    def _created(self, claim: Object, held: Object, wanted: CreateRequest) -> Volume:
+        try:
+            return self._volumes.create(wanted)
+        except ProvisionerError as error:
+            if objects.CLAIM_FINALIZER not in objects.finalizers(claim) and is_outcome_known(error):
+                self._release(held)  # an earlier try may have left something: then only a cleaning up lets the claim go
+            raise
+
+    def _wanted(
+        self, claim: Object, storage_class: Class, credentials: Credentials | None, original: Original | None
+    ) -> CreateRequest:
         name = claim["metadata"]["namespace"] + "/" + claim["metadata"]["name"]
         labels = {
             "provisioner": self._setting.provisioner,
@@ -178,7 +210,7 @@ class Provisioner:
             "claim-uid": objects.uid(claim),
             "class": storage_class.name,
         }
-        wanted = CreateRequest(
+        return CreateRequest(
             objects.volume_name(claim),
             storage_class.place,
             storage_class.rounded(request.size_of(claim)),
@@ -188,12 +220,6 @@ class Provisioner:
             original.source if original else None,
             qos=storage_class.parameters.qos,
         )
-        try:
-            return self._volumes.create(wanted)
-        except ProvisionerError as error:
-            if is_first_try and is_outcome_known(error):
-                self._release(claim)  # an earlier try may have left something: then only a cleaning up lets the claim go
-            raise
 
     def _hold(self, claim: Object, storage_class: Class) -> Object | None:
         """Put our finalizer on the claim, with what cleaning up takes without its class; None if the claim is gone."""

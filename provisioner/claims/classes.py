@@ -5,11 +5,12 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from provisioner.ceph.cluster import ClusterConfig
 from provisioner.cinder.offering import Offering
 from provisioner.claims import cinder_class
+from provisioner.core.choices import Reachable, reachable
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
 from provisioner.core.model import Credentials, SizeRange
@@ -31,7 +32,23 @@ class Class:
     reclaim_policy: str
     mount_options: tuple[str, ...]
     segments: tuple[tuple[str, str], ...] = ()
-    """From where its cluster can be reached: pairs of domain label and value; none for everywhere."""
+    """From where it can be reached: pairs of domain label and value; none for everywhere."""
+    allowed: tuple[Mapping[str, frozenset[str]], ...] = ()
+    """`allowedTopologies`: values by node label, one of these has to hold; none for everywhere."""
+
+    def each_pool(self) -> "list[Class]":
+        """The class as it would be with one pool alone, for each of its pools; itself if it has but one."""
+        return [self.with_pool(pool) for pool in self.pools()] if self.parameters.pools else [self]
+
+    def pools(self) -> list[Reachable]:
+        """Its pools, each with the segments that it can be reached from. Raises InvalidRequest for what can't be a pool."""
+        return reachable(self.place, self.parameters.layout.data_pool, self.parameters.pools, dict(self.segments))
+
+    def with_pool(self, pool: Reachable) -> "Class":
+        """The class as it would be with this pool alone."""
+        layout = replace(self.parameters.layout, data_pool=pool.candidate.data_pool)
+        parameters = replace(self.parameters, layout=layout, pools=())
+        return replace(self, place=pool.candidate.place, parameters=parameters, segments=tuple(pool.segments.items()))
 
     def rounded(self, size: SizeRange) -> SizeRange:
         """The size in the units of the class's backend. Raises OutOfRange where rounding goes over the limit."""
@@ -64,19 +81,19 @@ class Classes:
     def resolve(self, storage_class: Object) -> Class:
         """Check the class. Raises InvalidRequest with the parameter at fault."""
         parameters = self._parameters(storage_class.get("parameters") or {})
-        if parameters.pools:
-            why = "the claims front end does not choose among pools; the CSI controller does"
-            raise InvalidRequest("parameters.topologyConstrainedPools", parameters.pools[0].pool, why)
         place = check_place(self._place(parameters))
         cluster = self._clusters().get(place.cluster)
-        return Class(
+        found = Class(
             name=storage_class["metadata"]["name"],
             parameters=parameters,
             place=place,
             reclaim_policy=storage_class.get("reclaimPolicy") or "Delete",
             mount_options=tuple(storage_class.get("mountOptions") or ()),
             segments=cluster.segments if cluster else (),
+            allowed=tuple(map(_allowed, storage_class.get("allowedTopologies") or ())),
         )
+        found.pools()
+        return found
 
     def is_cloud(self, cluster: str) -> bool:
         """Tell whether the name is a cloud's, whose volumes are connected."""
@@ -118,6 +135,10 @@ class Classes:
                 "are no cluster's `monitors` in the config file; set clusterID",
             )
         raise InvalidRequest("parameters.clusterID", "", f"must be one of {', '.join(sorted(known))}")
+
+
+def _allowed(term: Object) -> dict[str, frozenset[str]]:
+    return {each["key"]: frozenset(each["values"]) for each in term.get("matchLabelExpressions") or ()}
 
 
 def refuse_other_cluster(storage_class: Class, monitors: Sequence[str]) -> None:

@@ -24,9 +24,11 @@ from provisioner.claims.outcomes import HANDLED, retry_for
 from provisioner.claims.protection import BY_SOURCE, sources_of
 from provisioner.claims.reclaim import Reclaimer
 from provisioner.claims.resize import Resizer
+from provisioner.claims.selection import Selection
 from provisioner.claims.sources import driver_name
 from provisioner.claims.sweep import Sweeper
 from provisioner.claims.volume import Maker
+from provisioner.core.choices import Choices
 from provisioner.core.volumes import Volumes
 from provisioner.kube.events import Budget, Recorder
 from provisioner.kube.leader import Elector, new_identity
@@ -70,6 +72,7 @@ class Controller:
         api: Api,
         lease_api: Api,
         volumes: Volumes,
+        choices: Choices,
         clusters: Callable[[], Mapping[str, ClusterConfig]],
         options: Options,
         metrics: Metrics,
@@ -93,7 +96,7 @@ class Controller:
         self._tries = _Tries()
         self._exports = exports
         self._resolver = Classes(api, clusters, exports.clouds if exports else tuple)
-        self._volumes = volumes
+        self._volumes, self._choices = volumes, choices
         self._elector = Elector(lease_api, options.namespace, options.lease, identity, self._lead, self._follow)
         self._leading, self._started = threading.Event(), threading.Event()
         self._workers = [
@@ -162,6 +165,7 @@ class Controller:
             self._recorder,
             setting,
             self._saved,
+            Selection(self._choices, kubelets),
             connected,
         )
         self._reclaimer = Reclaimer(self._api, self._volumes, self._resolver, handouts, connected)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from provisioner.core.errors import Unsupported
+from provisioner.core.errors import Unavailable, Unsupported
 from provisioner.kube.resources import NODES, Object
 from provisioner.kube.transport import Api
 
@@ -41,9 +41,17 @@ class Kubelets:
         """The labels of each node."""
         return [node["labels"] for node in self._nodes()]
 
-    def _nodes(self) -> list[Object]:
+    def labels_of(self, name: str) -> Mapping[str, str]:
+        """The labels of one node, also of one that just came. Raises Unavailable if it is not there."""
+        for since in (_FRESH, 0.0):
+            for node in self._nodes(since):
+                if node["name"] == name:
+                    return dict(node["labels"])
+        raise Unavailable(f"node {name}, which the scheduler chose, is not there")
+
+    def _nodes(self, fresh: float = _FRESH) -> list[Object]:
         with self._lock:
-            if self._clock() - self._seen_at >= _FRESH:
+            if self._clock() - self._seen_at >= fresh:
                 self._seen = self._api.list_all(NODES.path(), {"resourceVersion": "0"}, limit=0, trim=_trimmed).items
                 self._seen_at = self._clock()
             return self._seen
@@ -51,7 +59,7 @@ class Kubelets:
 
 def _trimmed(node: Object) -> Object:
     version = ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")
-    return {"version": version, "labels": node["metadata"].get("labels") or {}}
+    return {"name": node["metadata"]["name"], "version": version, "labels": node["metadata"].get("labels") or {}}
 
 
 def choose(pv_type: str, versions: list[str]) -> Choice:

@@ -1,6 +1,10 @@
-"""From which nodes a cluster can be reached: the `segments` of the config file, in the words of the nodes' own labels."""
+"""From which nodes a volume can be reached, and where it is wanted, in the words of the nodes' own labels.
 
-from collections.abc import Iterable, Mapping
+A cluster has the `segments` of the config file, a pool of several those of its class.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from provisioner.core.topology import Segments, keys_of
 from provisioner.kube.resources import Object
@@ -18,6 +22,29 @@ def selector(segments: Segments, nodes: Iterable[Mapping[str, str]]) -> dict[str
         if (keys := keys_of(segments, labels)) is not None:
             return keys
     return {label if "/" in label else f"topology.kubernetes.io/{label}": value for label, value in segments.items()}
+
+
+def wanted_from(
+    selected: Segments | None, allowed: Sequence[Mapping[str, Collection[str]]], nodes: Iterable[Segments]
+) -> list[Segments]:
+    """Topologies to reach a volume from, as external-provisioner asks for them: that of the `selected` node first; [] for any.
+
+    The others are of the nodes that the class's `allowedTopologies` allow, and what these allow where no node is yet.
+    """
+    first = [] if selected is None else [selected]
+    if not allowed:
+        return [*first, *nodes] if first else []
+    there = [labels for labels in nodes if any(_allows(term, labels) for term in allowed)]
+    return first + there + [topology for term in allowed for topology in _spelled_out(term)]
+
+
+def _allows(term: Mapping[str, Collection[str]], labels: Segments) -> bool:
+    return all(labels.get(key) in values for key, values in term.items())
+
+
+def _spelled_out(term: Mapping[str, Collection[str]]) -> list[Segments]:
+    """Every combination of a term's values."""
+    return [dict(zip(term, values, strict=True)) for values in itertools.product(*map(sorted, term.values()))]
 
 
 def bind_to_nodes(body: Object, selected: Mapping[str, str]) -> None:

@@ -67,7 +67,8 @@ class Sweeper:
             except HANDLED as error:
                 log.warning("StorageClass %s: %s", raw["metadata"]["name"], error)
                 continue
-            found.setdefault((resolved.place, resolved.admin), resolved)
+            for each in resolved.each_pool():
+                found.setdefault((each.place, each.admin), each)
         return list(found.values())
 
     def _left_over(self, storage_class: Class) -> list[Volume]:

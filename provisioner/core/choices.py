@@ -5,13 +5,22 @@ in a place that depends on the class only: its home. The reservation is an index
 goes, and where it is missing the class's pools are looked through for the volume before another choice is made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from provisioner.core.errors import AlreadyExists, Denied, InvalidRequest, NotFound, OutOfSpace, Unavailable
-from provisioner.core.ids import Place, VolumeId, image_name
+from provisioner.core.errors import (
+    AlreadyExists,
+    Denied,
+    InvalidRequest,
+    NotFound,
+    OutOfSpace,
+    ProvisionerError,
+    Unavailable,
+)
+from provisioner.core.ids import Place, VolumeId, check_place, image_name
 from provisioner.core.model import CreateRequest, Credentials, Volume, now
+from provisioner.core.topology import PARAMETER, ConstrainedPool, Segments, keys_of
 from provisioner.core.volumes import Volumes
 
 
@@ -21,6 +30,47 @@ class Candidate:
 
     place: Place
     data_pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """A candidate, and the segments that it can be reached from; none for everywhere."""
+
+    candidate: Candidate
+    segments: Segments
+
+    def is_reached_from(self, topology: Segments) -> bool:
+        """Tell whether the topology, by whole keys, agrees in all segments."""
+        return keys_of(self.segments, topology) is not None
+
+
+class NoPool(ProvisionerError):
+    """No pool of the class can be reached from where the volume is wanted."""
+
+    def __init__(self, pools: Iterable[Reachable]) -> None:
+        told = "; ".join(f"{pool.candidate.place} from {_words(pool.segments)}" for pool in pools)
+        super().__init__(f"no pool of the class can be reached from where the volume is wanted ({told})")
+
+
+def reachable(home: Place, data_pool: str, pools: Sequence[ConstrainedPool], around: Segments) -> list[Reachable]:
+    """The pools of a class, in its order; `around` says from where the whole cluster can be reached. Raises InvalidRequest."""
+    listed = [
+        Reachable(Candidate(_place(home, pool.pool), pool.data_pool or data_pool), {**around, **dict(pool.segments)})
+        for pool in pools
+    ]
+    return listed or [Reachable(Candidate(home, data_pool), around)]
+
+
+def suitable(pools: Sequence[Reachable], topologies: Sequence[Segments]) -> list[Reachable]:
+    """The pools that can be reached from one of the topologies, in their order; all without any. Raises NoPool."""
+    if not topologies:
+        return list(pools)
+    found = list[Reachable]()
+    for topology in topologies:
+        found += [pool for pool in pools if pool not in found and pool.is_reached_from(topology)]
+    if not found:
+        raise NoPool(pools)
+    return found
 
 
 class Reservations(Protocol):
@@ -48,7 +98,7 @@ class Choices:
         `request.place` is the home. Raises what `Volumes.create` raises, and AlreadyExists for a volume that lies in none of
         the wanted pools.
         """
-        first = self._chosen_before(request, pools)
+        first = self.chosen_before(request, pools)
         if first is not None and first not in wanted:
             self._give_up_what_is_not_wanted(request, first)
             first = None
@@ -63,7 +113,8 @@ class Choices:
                 refusal = error
         raise refusal
 
-    def _chosen_before(self, request: CreateRequest, pools: Sequence[Candidate]) -> Candidate | None:
+    def chosen_before(self, request: CreateRequest, pools: Sequence[Candidate]) -> Candidate | None:
+        """What an earlier request for the name chose, as far as that still stands."""
         place = self._reservations.reserved(request.place, request.name, request.credentials)
         if place is not None:
             return next((pool for pool in pools if pool.place == place), Candidate(place))
@@ -109,6 +160,17 @@ class Choices:
 
     def _release(self, request: CreateRequest, candidate: Candidate) -> None:
         self._reservations.release(request.place, request.name, candidate.place, request.credentials)
+
+
+def _place(home: Place, pool: str) -> Place:
+    try:
+        return check_place(Place(home.cluster, pool, home.namespace))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"parameters.{PARAMETER}", pool, error.why) from error
+
+
+def _words(segments: Segments) -> str:
+    return ", ".join(f"{label}={value}" for label, value in segments.items()) or "everywhere"
 
 
 def _id(request: CreateRequest, candidate: Candidate) -> VolumeId:

@@ -8,8 +8,10 @@ import click
 import provisioner
 from provisioner import wiring
 from provisioner.ceph.keys import Keys
+from provisioner.ceph.reservations import CephReservations
 from provisioner.config import ConfigFile
 from provisioner.core.by_cluster import by_cluster
+from provisioner.core.choices import Choices
 from provisioner.core.ports import VolumeStore
 from provisioner.core.volumes import Volumes
 from provisioner.observe.http import StatusServer
@@ -62,7 +64,8 @@ def claims(
     ceph = wiring.ceph(config, process.metrics)
     exports, store = _exports(config, ceph)
     volumes = Volumes(store, process.flights())
-    controller = Controller(api, lease_api, volumes, config.clusters, options, process.metrics, exports)
+    choices = Choices(volumes, CephReservations(ceph.places))
+    controller = Controller(api, lease_api, volumes, choices, config.clusters, options, process.metrics, exports)
     status = StatusServer(listen, process.metrics, controller.unhealthy, controller.unready)
     ends = (controller.stop, ceph.housekeeping.stop, api.close, lease_api.close)
     process.run(status, name, (ceph.housekeeping.start, controller.start), ends)

@@ -33,13 +33,16 @@ def nodes(kubernetes: Kubernetes, *kubelets: str, labels: Sequence[Mapping[str, 
 
 
 @contextmanager
-def pod_using(kubernetes: Kubernetes, claim: Object, node: str = "") -> Iterator[Object]:
-    """A pod that mounts the claim, for the block; on a node of the scheduler's choice, or on that one."""
+def pod_using(
+    kubernetes: Kubernetes, claim: Object, node: str = "", selector: Mapping[str, str] | None = None
+) -> Iterator[Object]:
+    """A pod that mounts the claim, for the block; on a node of the scheduler's choice, among those selected, or on that one."""
     namespace = claim["metadata"]["namespace"]
     spec = {
         "containers": [{"name": "main", "image": "none", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}],
         **({"nodeName": node} if node else {}),
+        **({"nodeSelector": dict(selector)} if selector else {}),
     }
     pod = kubernetes.api.create(
         _PODS.path(namespace), _PODS.body({"namespace": namespace, "name": f"pod-{uuid.uuid4().hex[:8]}"}, spec=spec)

@@ -29,11 +29,6 @@ def resolve(api: Api, parameters: dict[str, str], *clusters: ClusterConfig) -> C
 
 
 class TestChoosingACluster:
-    def test_a_choice_among_pools_is_left_to_the_csi_controller(self, api: Api) -> None:
-        pools = '[{"poolName": "east", "domainSegments": []}]'
-        with pytest.raises(InvalidRequest, match="topologyConstrainedPools"):
-            resolve(api, {"topologyConstrainedPools": pools}, ClusterConfig("dev"))
-
     def test_the_only_one_needs_no_name(self, api: Api) -> None:
         assert resolve(api, {"pool": "fast"}, EAST).place == Place("east", "fast")
 
@@ -78,3 +73,20 @@ class TestMonitorsOfTheClass:
 
     def test_are_compared_as_addresses(self, api: Api) -> None:
         refuse_other_cluster(resolve(api, {"monitors": "[FD00:0::1]:6789"}, EAST), ["[fd00::1]:6789"])
+
+
+class TestSeveralPools:
+    POOLS = """[{"poolName": "a", "domainSegments": [{"domainLabel": "zone", "value": "east"}]},
+                {"poolName": "b", "dataPool": "c", "domainSegments": []}]"""
+
+    def test_each_is_a_class_of_its_own_with_where_it_can_be_reached_from(self, api: Api) -> None:
+        cluster = ClusterConfig("dev", segments=(("region", "north"),))
+        first, second = resolve(api, {"topologyConstrainedPools": self.POOLS}, cluster).each_pool()
+        assert (first.place, dict(first.segments)) == (Place("dev", "a"), {"region": "north", "zone": "east"})
+        assert (second.place, dict(second.segments)) == (Place("dev", "b"), {"region": "north"})
+        assert (first.parameters.layout.data_pool, second.parameters.layout.data_pool) == ("", "c")
+
+    def test_what_cannot_be_a_pool_is_refused(self, api: Api) -> None:
+        pools = self.POOLS.replace('"b"', '"a/b"')
+        with pytest.raises(InvalidRequest, match="topologyConstrainedPools"):
+            resolve(api, {"topologyConstrainedPools": pools}, ClusterConfig("dev"))

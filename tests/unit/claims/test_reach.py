@@ -1,6 +1,6 @@
 """Which nodes reach a cluster: the config file's segments against the nodes' labels. No time at all."""
 
-from provisioner.claims.reach import bind_to_nodes, selector
+from provisioner.claims.reach import bind_to_nodes, selector, wanted_from
 from provisioner.kube.resources import PERSISTENT_VOLUMES
 
 ZONE = "topology.kubernetes.io/zone"
@@ -42,3 +42,18 @@ def test_a_volume_is_bound_to_the_nodes_that_bear_all_labels() -> None:
         ("example.com/rack", "In", ["7"]),
         (ZONE, "In", ["east"]),
     ]
+
+
+class TestWhereAVolumeIsWanted:
+    def test_anywhere_if_nobody_says(self) -> None:
+        assert wanted_from(None, [], [EAST, WEST]) == []
+
+    def test_first_on_the_selected_node(self) -> None:
+        assert wanted_from(WEST, [], [EAST, WEST]) == [WEST, EAST, WEST]
+
+    def test_where_the_class_allows_it(self) -> None:
+        assert wanted_from(None, [{ZONE: {"west", "north"}}], [EAST, WEST]) == [WEST, {ZONE: "north"}, {ZONE: "west"}]
+
+    def test_all_of_a_term_and_one_of_the_terms(self) -> None:
+        terms = [{ZONE: {"east"}, "rack": {"7"}}, {ZONE: {"west"}}]
+        assert wanted_from(None, terms, [EAST, WEST])[0] == WEST
