@@ -55,14 +55,13 @@ class Volumes:
         found = self._store.find(volume, credentials)
         if isinstance(found, Wreck) and not found.dying:
             # a create may have been answered whose last step, after the name was claimed, is missing
-            self._store.salvage(found, credentials)
-            found = self._store.find(volume, credentials)
+            found = self._salvaged(found, credentials)
         if not isinstance(found, Volume):
             raise NotFound(f"volume {volume}")
         return found
 
     def settle(self, volume: VolumeId, credentials: Credentials | None = None) -> Volume | None:
-        """Give the volume, if there is one; what killed processes left under the name is cleared on the way.
+        """Give the volume, if there is one; what killed processes left under the name is finished or cleared on the way.
 
         For callers who know that they asked for the name, and whom an answer of None lets forget it. Unavailable while the
         author of what lies there may still be at work.
@@ -71,10 +70,9 @@ class Volumes:
         if found is None or isinstance(found, Volume):
             return found
         try:
-            self._flights.run("clear", str(volume), credentials, lambda: self._clear(found, credentials))
+            return self._flights.run("clear", str(volume), credentials, lambda: self._cleared(found, credentials))
         except Conflict:  # the author is ours, and at work
             return None
-        return None
 
     def volumes(self, place: Place, credentials: Credentials | None = None) -> Iterator[Volume]:
         """All volumes of a place, read in pages while the caller consumes them."""
@@ -185,19 +183,25 @@ class Volumes:
             raise AlreadyExists(f"image {plan.id}", ["it was not made by this provisioner"])
         self._store.adopt(found, plan, credentials)
 
-    def _clear(self, found: Stranger | Wreck, credentials: Credentials | None) -> None:
+    def _cleared(self, found: Stranger | Wreck, credentials: Credentials | None) -> Volume | None:
         lies: Found = found
         for _ in range(_ROUNDS):
             try:
                 if isinstance(lies, Stranger):
                     self._store.condemn(lies, credentials)
+                    lies = self._store.find(found.id, credentials)
                 elif isinstance(lies, Wreck):
-                    self._store.salvage(lies, credentials)
-                else:
-                    return
+                    lies = self._salvaged(lies, credentials)
             except AlreadyExists:  # somebody else's: a create would say so
-                return
-            lies = self._store.find(found.id, credentials)
+                return None
+            if lies is None or isinstance(lies, Volume):
+                return lies
+        raise Unavailable(f"{found.id} kept changing under {_ROUNDS} attempts to clear it")
+
+    def _salvaged(self, wreck: Wreck, credentials: Credentials | None) -> Found:
+        """Finish or undo what a killed operation left; gives what the name holds then: a volume, if it lacked but a last step."""
+        self._store.salvage(wreck, credentials)
+        return self._store.find(wreck.id, credentials)
 
     def _expand(self, volume: VolumeId, size: SizeRange, credentials: Credentials | None) -> Volume:
         found = self.get(volume, credentials)

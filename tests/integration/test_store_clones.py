@@ -274,6 +274,16 @@ def test_a_renaming_that_was_killed_is_finished_by_whoever_comes(
     assert not _leftovers(ceph, place)
 
 
+def test_whoever_asks_if_it_is_there_at_all_finishes_a_renaming_and_has_the_volume(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, source: SnapshotId
+) -> None:
+    made = _unfinished(ceph, homely, place, source, 1)
+    found = peer.volumes.settle(made.id)
+    assert found is not None
+    assert found.image_id == made.image_id
+    assert not _leftovers(ceph, place)
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_volume_that_was_not_renamed_to_the_end_is_deleted(
     ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, source: SnapshotId, steps: int

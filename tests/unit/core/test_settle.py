@@ -50,10 +50,21 @@ def test_an_image_without_a_mark_is_taken_away_in_both_steps() -> None:
     assert store.steps == ["condemn", "salvage"]
 
 
-def test_a_volume_that_came_to_be_meanwhile_stays() -> None:
+def test_a_volume_that_came_to_be_meanwhile_is_given() -> None:
     store = Store(STRANGER, VOLUME)
-    assert settle(store) is None
+    assert settle(store) == VOLUME
     assert store.steps == ["condemn"]
+
+
+def test_a_volume_that_lacked_but_the_last_step_of_its_renaming_is_finished_and_given() -> None:
+    store = Store(Wreck(NAME, "1a2b3c", dying=False), VOLUME)
+    assert settle(store) == VOLUME
+    assert store.steps == ["salvage"]
+
+
+def test_nobody_hears_that_nothing_is_there_while_the_name_keeps_changing() -> None:
+    with pytest.raises(Unavailable, match="kept changing"):
+        settle(Store(*[WRECK] * 9))
 
 
 def test_somebody_elses_image_stays() -> None:
