@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import msgspec
 import rados
 
-from provisioner.ceph import index, wire
+from provisioner.ceph import wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Places
+from provisioner.ceph.shards import Shards
 from provisioner.core.ids import Place
 from provisioner.core.model import Credentials
 
-PREFIX = "ceph-provisioner.places."
+SHARDS = Shards("ceph-provisioner.places.")
 
 
 class _Value(msgspec.Struct):
@@ -35,23 +36,20 @@ class CephReservations:
     def reserved(self, home: Place, name: str, credentials: Credentials | None) -> Place | None:
         """The place that is reserved for the name."""
         with self._places.at(home, credentials) as (_, pool), explained(f"looking for what is reserved for {name!r}"):
-            key = index.key_of(name)
-            return _place(home, wire.omap_values(pool, _shard(name), key).get(key, b""))
+            return _place(home, SHARDS.read(pool, name))
 
     def reserve(self, home: Place, name: str, place: Place, credentials: Credentials | None) -> bool:
         """Reserve a place, also in a full pool: what is to be made may lie in another."""
         value = {"name": name, "pool": place.pool, "namespace": place.namespace, "since": int(time.time())}
         with self._places.enrolled(home, credentials) as room, explained(f"reserving {place} for {name!r}"):
-            key, raw = index.key_of(name), json.dumps(value)  # ASCII, as comparisons need
-            return wire.omap_replace(room.pool, _shard(name), key, raw, "", flags=wire.FULL_FORCE)
+            return SHARDS.replace(room.pool, name, json.dumps(value), "", wire.FULL_FORCE)
 
     def release(self, home: Place, name: str, place: Place, credentials: Credentials | None) -> None:
         """Take a reservation away, if it is of that place."""
         with self._places.at(home, credentials) as (_, pool), explained(f"releasing {place} from {name!r}"):
-            key = index.key_of(name)
-            raw = wire.omap_values(pool, _shard(name), key).get(key, b"")
+            raw = SHARDS.read(pool, name)
             if _place(home, raw) == place:
-                wire.omap_drop(pool, _shard(name), key, raw.decode())
+                SHARDS.drop(pool, name, raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +63,21 @@ class Reservation:
 
 def entries(pool: rados.Ioctx, home: Place) -> Iterator[Reservation]:
     """All reservations of a home, page by page."""
-    for digit in "0123456789abcdef":
-        for _, raw in wire.omap_all(pool, PREFIX + digit):
-            place = _place(home, raw)
-            if place is not None:
-                yield Reservation(msgspec.json.decode(raw, type=_Value).name, place, raw.decode())
+    for raw in SHARDS.entries(pool):
+        place = _place(home, raw)
+        if place is not None:
+            yield Reservation(msgspec.json.decode(raw, type=_Value).name, place, raw)
 
 
 def drop(pool: rados.Ioctx, entry: Reservation) -> bool:
     """Remove the entry, if it still is as it was seen; tell whether it was."""
-    return wire.omap_drop(pool, _shard(entry.name), index.key_of(entry.name), entry.raw)
+    return SHARDS.drop(pool, entry.name, entry.raw)
 
 
-def _place(home: Place, raw: bytes) -> Place | None:
+def _place(home: Place, raw: str) -> Place | None:
     """None for what is no entry of ours: it reserves nothing."""
     try:
         value = msgspec.json.decode(raw, type=_Value)
     except msgspec.DecodeError:
         return None
     return Place(home.cluster, value.pool, value.namespace)
-
-
-def _shard(name: str) -> str:
-    return PREFIX + index.digit_of(name)

@@ -217,9 +217,9 @@ def _insist(driver: Driver, name: str, requirement: csi_pb2.TopologyRequirement)
 
 
 def _shard(ceph: Ceph, name: str) -> str:
-    from provisioner.ceph import index
+    from provisioner.ceph.reservations import SHARDS
 
-    return HOME_OBJECTS + index.digit_of(name)
+    return SHARDS.object_of(name)
 
 
 def _reserve(ceph: Ceph, name: str, entry: str) -> None:

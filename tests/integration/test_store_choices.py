@@ -12,7 +12,7 @@ import pytest
 
 from provisioner.ceph import reaper
 from provisioner.ceph.reaper import Reaper
-from provisioner.ceph.reservations import PREFIX, CephReservations
+from provisioner.ceph.reservations import SHARDS, CephReservations
 from provisioner.core.choices import Candidate, Choices, Reservations
 from provisioner.core.errors import AlreadyExists, ProvisionerError, Unavailable
 from provisioner.core.ids import Place
@@ -105,7 +105,7 @@ def test_a_delete_killed_at_any_step_leaves_nothing_once_repeated(
     provisioner.volumes.delete(made.id)
     assert where(provisioner, places) == []
     with at(ceph, places[0]) as pool:
-        assert [entry for each in objects(pool) if each.startswith(PREFIX) for entry in omap(pool, each)] == []
+        assert [entry for each in objects(pool) if each in SHARDS.objects for entry in omap(pool, each)] == []
 
 
 def test_an_interrupted_delete_forgets_no_choice_while_the_volume_lives(provisioner: Provisioner, places: list[Place]) -> None:

@@ -353,7 +353,7 @@ def test_the_index_is_spread_over_its_objects(ceph: Ceph, place: Place) -> None:
         for number in range(200):
             assert name_index.put(pool, Entry(f"s{number}", VolumeId(place, "pvc-1"), "abc"), None)
         assert {entry.name for entry in name_index.entries(pool)} == {f"s{number}" for number in range(200)}
-        assert all(omap(pool, shard) for shard in name_index.SHARDS)
+        assert all(omap(pool, shard) for shard in name_index.SHARDS.objects)
 
 
 def test_a_snapshot_that_the_client_with_the_lock_was_not_told_of_is_deleted(
