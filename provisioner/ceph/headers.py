@@ -21,6 +21,8 @@ _METADATA = "metadata_"
 _FIELDS = ("size", "order", "features", "snap_seq", "parent", "stripe_unit", "stripe_count", "data_pool_id")
 _HEADER_UPDATE = 3
 """The number of that message in librbd's protocol over watch and notify."""
+_PATIENCE_MS = 3000
+"""How long watchers may take to say that they heard: one that doesn't finds out whenever it reads the header."""
 _OVER_EMPTY = "\0"
 _NO_OBJECT = 0
 _PARENT_AT, _WITH_NAMESPACE = 6, 2
@@ -114,7 +116,7 @@ def tell_watchers(pool: rados.Ioctx, image_id: str) -> None:
     """Tell every client that has the image open to read its header again, as librbd does after each change."""
     message = struct.pack("<BBII", 1, 1, 4, _HEADER_UPDATE).decode("ascii")
     with contextlib.suppress(rados.TimedOut):  # somebody did not answer; the others have heard
-        pool.notify(header_object(image_id), message)
+        pool.notify(header_object(image_id), message, _PATIENCE_MS)
 
 
 def shake_off_watchers(pool: rados.Ioctx, image_id: str) -> None:

@@ -5,7 +5,6 @@ and our own mark change in one operation of the OSD, which compares first: of tw
 is told that the header changed, as librbd tells it; a client that has the image open reads its limits again.
 """
 
-import contextlib
 from collections.abc import Mapping
 
 import msgspec
@@ -20,11 +19,6 @@ MARK = "ceph-provisioner.qos"
 _OPTION = "conf_"
 KEYS = (MARK, *(_OPTION + option for option in OPTIONS))
 """Every key of an image's metadata that this module may set."""
-
-_PATIENCE_MS = 3000
-"""How long watchers may take to say that they heard: one that doesn't reads its limits whenever it reads its header."""
-_HEADER_CHANGED = ""
-"""An empty notice is what every release of librbd and the kernel take for it."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -60,8 +54,7 @@ def change(pool: rados.Ioctx, volume: Volume, qos: Qos, made_with: Qos) -> bool:
     seen = {MARK: volume.throttle.stamp}
     if not headers.change_metadata(pool, volume.image_id, wanted, gone, seen):
         return False
-    with contextlib.suppress(rados.TimedOut):
-        pool.notify(headers.header_object(volume.image_id), _HEADER_CHANGED, _PATIENCE_MS)
+    headers.tell_watchers(pool, volume.image_id)
     return True
 
 
