@@ -127,7 +127,7 @@ class CephGroups:
             explained(f"deleting snapshot {member.name} of image {member.volume}"),
         ):
             kept, album = index.read(home.pool, member.name), read_album(room.pool, member.image_id)
-            claimed = kept is not None and (kept.volume, kept.image_id) == (member.volume, member.image_id)
+            claimed = kept is not None and kept.is_of(place, member.image_id)
             there = album.named(name) if album is not None else None
             mark = album.marks.get(name) if album is not None else None
             ours = mark.group == str(roll.id) if mark is not None else claimed

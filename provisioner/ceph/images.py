@@ -12,7 +12,7 @@ from provisioner.ceph import headers, marks, names, qos
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
 from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
-from provisioner.core.ids import Place, VolumeId, image_name
+from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Blueprint, Found, Layout, Stranger, Volume, Wreck
 
 _BITS = {
@@ -50,8 +50,7 @@ def glance(pool: rados.Ioctx, volume: VolumeId) -> Volume | None:
         header = marks.read_header(pool, image_id) if image_id is not None else None
         if header is None or marks.is_leaving(header) or not marks.is_ours(header):
             return None
-        found = marks.read_volume(volume, header)
-        return found if image_name(volume.place, found.name) == volume.image else None
+        return marks.read_volume(volume, header) if marks.volume_for(volume.place, header) == volume else None
 
 
 def _judged(pool: rados.Ioctx, volume: VolumeId, image_id: str | None, listed: str | None) -> Found:

@@ -19,7 +19,7 @@ from provisioner.ceph.places import Places, Room
 from provisioner.ceph.registry import Standing
 from provisioner.ceph.snapshot_headers import Album, SnapshotMark, read_album
 from provisioner.core.errors import NotFound, Unavailable
-from provisioner.core.ids import Place, SnapshotId, VolumeId, image_name
+from provisioner.core.ids import Place, SnapshotId, VolumeId
 from provisioner.core.model import Credentials, Entry, Origin, Snapshot, SnapshotPage
 
 _LOOKED_AT = 1000
@@ -131,7 +131,7 @@ class CephSnapshots:
         cluster = snapshot.volume.place.cluster
         with self._home(cluster, credentials) as room, explained(f"deleting the index entry of snapshot {name}"):
             entry = index.read(room.pool, name)
-            if entry and (entry.volume.place, entry.image_id) == (snapshot.volume.place, snapshot.image_id):
+            if entry and entry.is_of(snapshot.volume.place, snapshot.image_id):
                 index.drop(room.pool, entry)
 
 
@@ -180,8 +180,7 @@ def _album_of(pool: rados.Ioctx, volume: VolumeId) -> Album | None:
     album = read_album(pool, image_id) if image_id is not None else None
     if album is None or not _is_whole(album):
         return None
-    name = marks.read_volume(volume, album.header).name
-    return album if image_name(volume.place, name) == volume.image else None
+    return album if marks.volume_for(volume.place, album.header) == volume else None
 
 
 def _is_whole(album: Album) -> bool:

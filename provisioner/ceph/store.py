@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -32,7 +31,7 @@ from provisioner.ceph.places import Key, Places, Room
 from provisioner.ceph.reaper import Reap, Reaper
 from provisioner.ceph.reservations import CephReservations
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
-from provisioner.core.ids import Place, VolumeId, image_name
+from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import (
     Blueprint,
     Capacity,
@@ -222,15 +221,14 @@ class CephStore:
         def is_claimed(image_id: str, name: str) -> bool:
             with self._places.at(self._places.home(place.cluster), credentials) as (_, pool):
                 entry = index.read(pool, name)
-            return entry is not None and (entry.volume.place, entry.image_id) == (place, image_id)
+            return entry is not None and entry.is_of(place, image_id)
 
         return is_claimed
 
 
 def _withdraw(room: Room, place: Place, header: Header) -> None:
     """Take away the user of an image that leaves for good, by the name that it was made under."""
-    dying = marks.read_volume(VolumeId(place, ""), header)
-    made = replace(dying, id=VolumeId(place, image_name(place, dying.name)))
+    made = marks.read_volume(marks.volume_for(place, header), header)
     with suppress(Denied):  # where users are not ours to make, there is none of ours
         users.revoke(room.connection, users.user_name(made, room.pool.get_pool_id()))
 

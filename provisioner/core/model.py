@@ -271,6 +271,10 @@ class Entry:
         """The snapshot that the entry stands for, which may not be there yet, or any more."""
         return SnapshotId(self.volume, snapshot_name(self.volume, self.image_id, self.name), self.image_id)
 
+    def is_of(self, place: Place, image_id: str) -> bool:
+        """Tell whether it is of the image, whatever the name that this bore."""
+        return (self.volume.place, self.image_id) == (place, image_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
