@@ -6,7 +6,6 @@ half-linked child never becomes a volume. Marks are the last thing built; then t
 A volume is cloned from a snapshot that lives for a moment, which Ceph keeps as long as the clone needs it.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ import msgspec
 import rados
 import rbd
 
-from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, wire
+from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, snapshots, wire
 from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.headers import Header, Parent
 from provisioner.ceph.places import Room
@@ -235,7 +234,7 @@ def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
     note = json.dumps({"image_id": build.parent_id, "by": build.origin.connection.instance})  # ASCII, as comparisons need
     wire.omap_set(pool, BUILDS, build.key, note)
     with rbd.Image(pool, image_id=build.parent_id) as image:
-        _drop_snapshot(image, build.step)
+        snapshots.remove_from(pool, image, build.parent_id, build.step)
         image.create_snap(build.step)
         try:
             album = read_album(pool, build.parent_id)
@@ -244,13 +243,8 @@ def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
                 raise Unavailable(f"{build.source} changed while it was cloned")
             yield album, snapshot
         finally:
-            _drop_snapshot(image, build.step)
+            snapshots.remove_from(pool, image, build.parent_id, build.step)
             wire.omap_drop(pool, BUILDS, build.key, note)
-
-
-def _drop_snapshot(image: rbd.Image, name: str) -> None:
-    with contextlib.suppress(rbd.ImageNotFound):
-        image.remove_snap(name)
 
 
 def _clone(build: Build, album: Album, snapshot: RbdSnapshot) -> str:

@@ -71,6 +71,10 @@ class Album:
         """The snapshot of that name, which may be anybody's."""
         return next((each for each in self.users() if each.namespace == USER and each.name == name), None)
 
+    def has(self, name: str) -> bool:
+        """Tell whether there is a snapshot of that name, anybody's or a clone's step."""
+        return any(each.namespace == USER and each.name == name for each in self.snapshots)
+
     def mark_of(self, snapshot: RbdSnapshot) -> SnapshotMark | None:
         """Our mark on this very snapshot."""
         mark = self.marks.get(snapshot.name)

@@ -157,11 +157,17 @@ def remove(pool: rados.Ioctx, image_id: str, name: str) -> None:
     librbd has the client remove it that holds the image's lock. Where a snapshot's author was killed before it told the others,
     that one doesn't know of the snapshot, and librbd takes that for success: it is told then.
     """
+    with contextlib.suppress(rbd.ImageNotFound), rbd.Image(pool, image_id=image_id) as image:
+        remove_from(pool, image, image_id, name)
+
+
+def remove_from(pool: rados.Ioctx, image: rbd.Image, image_id: str, name: str) -> None:
+    """Like `remove`, for who has the image open."""
     for _ in range(_TOLD):
-        with contextlib.suppress(rbd.ImageNotFound), rbd.Image(pool, image_id=image_id) as image:
+        with contextlib.suppress(rbd.ImageNotFound):
             image.remove_snap(name)
         album = read_album(pool, image_id)
-        if album is None or album.named(name) is None:
+        if album is None or not album.has(name):
             return
         headers.tell_watchers(pool, image_id)
     raise Unavailable(f"snapshot {name} of image {image_id} is not seen by the client that has the image locked")

@@ -356,17 +356,18 @@ def test_the_index_is_spread_over_its_objects(ceph: Ceph, place: Place) -> None:
         assert all(omap(pool, shard) for shard in name_index.SHARDS.objects)
 
 
+@pytest.mark.parametrize("name", ["untold", "cp.src.untold"])
 def test_a_snapshot_that_the_client_with_the_lock_was_not_told_of_is_deleted(
-    ceph: Ceph, homely: Provisioner, place: Place
+    ceph: Ceph, homely: Provisioner, place: Place, name: str
 ) -> None:
-    """As a process leaves one that was killed between the header and its word to the others."""
+    """As a process leaves one, or a clone's step, that was killed between the header and its word to the others."""
     volume = homely.create(place, "pvc-1")
     with at(ceph, place) as pool, rbd.Image(pool, "pvc-1") as writer:
         writer.write(b"x", 0)
         number = pool.create_self_managed_snap()
         user = struct.pack("<BBII", 1, 1, 4, 0)
-        added = struct.pack("<I", 6) + b"untold" + struct.pack("<Q", number) + user
+        added = struct.pack("<I", len(name)) + name.encode() + struct.pack("<Q", number) + user
         pool.execute(f"rbd_header.{volume.image_id}", "rbd", "snapshot_add", added)
-        assert _rbd_snapshots(ceph, place, "pvc-1") == ["untold"]
-        remove(pool, volume.image_id, "untold")
+        assert _rbd_snapshots(ceph, place, "pvc-1") == [name]
+        remove(pool, volume.image_id, name)
         assert _rbd_snapshots(ceph, place, "pvc-1") == []
