@@ -23,6 +23,15 @@ _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.
 _PATIENCE = 120.0
 
 
+Call = Callable[[Any, Any], Any]
+"""Makes one call to a method of a stub, with a request; raises grpc.RpcError."""
+
+
+def patiently(method: Any, request: Any) -> Any:
+    """Wait half a minute for the answer."""
+    return method(request, timeout=30)
+
+
 @dataclass(slots=True)
 class Made:
     """What a name stands for: the id that CSI gave, the content, and the bytes that it has."""
@@ -47,8 +56,8 @@ class Door:
 class Asker:
     """One person, at it until told to stop."""
 
-    def __init__(self, number: int, ceph: Ceph, pool: str, doors: Sequence[Door], seed: str) -> None:
-        self.ceph, self.pool, self._doors = ceph, pool, doors
+    def __init__(self, number: int, ceph: Ceph, pool: str, doors: Sequence[Door], seed: str, call: Call = patiently) -> None:
+        self.ceph, self.pool, self._doors, self._call = ceph, pool, doors, call
         self._dice = random.Random(f"{seed}/{number}")  # noqa: S311 - a plan, no secret
         self._names = [f"vol-{number}-{index}" for index in range(5)]
         self._snapshot_names = [f"snap-{number}-{index}" for index in range(4)]
@@ -146,7 +155,7 @@ class Asker:
             turn += 1
             door = self._doors[turn % len(self._doors)]
             try:
-                answer = getattr(door.controller, method)(request, timeout=30)
+                answer = self._call(getattr(door.controller, method), request)
             except grpc.RpcError as error:
                 if error.code() not in _AGAIN or time.monotonic() - began > _PATIENCE:
                     raise AssertionError(f"{method}({request}): {error.code()}: {error.details()}") from error
