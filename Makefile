@@ -12,7 +12,8 @@ WORKERS ?= 3
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-demo: venv kubernetes ## a claim becomes a bound PersistentVolume on a real image, from nothing
+demo: venv kubernetes ## claims become volumes on real images, and pods use one, from nothing
+	@$(PY) -m hack.sidecars.build >/dev/null
 	@$(PY) hack/demo run $(DEV)
 
 demo-stop: ## stop what the demo left running, and remove it
@@ -56,6 +57,7 @@ kubernetes: setup ## build the development Kubernetes, once per machine
 sidecars: setup ## build Kubernetes 1.36 and the standard CSI sidecars, once per machine
 	@hack/dev-kubernetes build --version 1.36
 	@python3 -m hack.sidecars.build
+	@python3 -m hack.kustomize.build
 
 cinder: setup ## install the development Cinder from PyPI, once per machine
 	@hack/dev-cinder build

@@ -1,9 +1,10 @@
 """How kustomize is built: like the development Kubernetes, by the same cache and lock."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.kubernetes.build import Recipe, Say, built, go
+from hack.kubernetes.build import BuildError, Recipe, Say, built, go
 
 MODULE = "sigs.k8s.io/kustomize/api"
 RELEASE = "v0.21.1"
@@ -25,3 +26,17 @@ def kustomize(say: Say) -> Path:
 def _write_module(work: Path) -> None:
     (work / "go.mod").write_text(f"module kustomize\n\ngo 1.24.0\n\nrequire {MODULE} {RELEASE}\n")
     go(work, "mod", "tidy")
+
+
+def main() -> int:
+    """Build it and print its path."""
+    try:
+        print(kustomize(lambda text: print(text, file=sys.stderr, flush=True)))
+    except (BuildError, OSError) as error:
+        print(f"kustomize: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

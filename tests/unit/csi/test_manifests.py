@@ -1,0 +1,78 @@
+"""The overlay `csi`: what it starts is there to be started, and what it mounts is there to be mounted. A second."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from provisioner.config import parse
+from provisioner.main import cli
+
+OVERLAY = Path(__file__).parents[3] / "manifests/overlays/csi"
+OURS = {"controller": "deployment.yaml", "node": "daemonset.yaml"}
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((OVERLAY / name).read_text()))
+
+
+def pod(name: str) -> dict[str, Any]:
+    (template,) = [item["spec"]["template"]["spec"] for item in documents(OURS[name]) if "template" in item.get("spec", {})]
+    return dict(template)
+
+
+def container(name: str) -> dict[str, Any]:
+    (found,) = [each for each in pod(name)["containers"] if each["name"] == name]
+    return dict(found)
+
+
+@pytest.mark.parametrize("role", OURS)
+def test_every_option_of_our_programs_is_one_of_theirs(role: str) -> None:
+    config, started, *options = container(role)["args"]
+    assert (config.partition("=")[0], started) == ("--config", role)
+    command = cli.commands[role]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert [option for option in options if option.partition("=")[0] not in known] == []
+    required = {parameter.opts[0] for parameter in command.params if parameter.required}
+    assert required <= {option.partition("=")[0] for option in options}
+
+
+@pytest.mark.parametrize("role", OURS)
+def test_each_container_can_be_known_by_its_successor(role: str) -> None:
+    assert {each["name"] for each in container(role)["env"]} >= {"POD_UID", "CONTAINER"}
+
+
+@pytest.mark.parametrize("role", OURS)
+def test_every_volume_is_mounted_and_every_mount_has_one(role: str) -> None:
+    mounted = {mount["name"] for each in pod(role)["containers"] for mount in each["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod(role)["volumes"]}
+
+
+def test_the_nodes_sockets_are_in_the_directory_that_the_kubelet_sees() -> None:
+    mounts = {mount["mountPath"]: mount for mount in container("node")["volumeMounts"]}
+    assert mounts["/var/lib/kubelet"]["mountPropagation"] == "Bidirectional"
+    sockets = [word.partition("=")[2].removeprefix("unix://") for word in container("node")["args"] if "/kubelet" in word]
+    assert [path.startswith("/var/lib/kubelet/plugins") for path in sockets] == [True, True]
+
+
+def test_nothing_is_mounted_below_the_directory_whose_mounts_show_up_on_the_host() -> None:
+    paths = [mount["mountPath"] for mount in container("node")["volumeMounts"]]
+    assert [path for path in paths if path.startswith("/var/lib/kubelet/")] == []
+
+
+def test_only_the_node_is_privileged_and_it_holds_no_token() -> None:
+    privileged = [each["name"] for role in OURS for each in pod(role)["containers"] if each["securityContext"].get("privileged")]
+    assert privileged == ["node"]
+    assert pod("node")["automountServiceAccountToken"] is False
+
+
+def test_the_config_file_can_be_read(tmp_path: Path) -> None:
+    (config,) = [item for item in documents("deployment.yaml") if item["kind"] == "ConfigMap"]
+    (tmp_path / "config.yaml").write_text(config["data"]["config.yaml"])
+    assert list(parse(tmp_path / "config.yaml")) == ["main"]
+
+
+def test_everything_in_the_overlay_is_applied() -> None:
+    (kustomization,) = documents("kustomization.yaml")
+    assert set(kustomization["resources"]) == {path.name for path in OVERLAY.glob("*.yaml")} - {"kustomization.yaml"}
