@@ -17,6 +17,7 @@ from csi.snapshots import CAPABILITIES as SNAPSHOT_CAPABILITIES
 from csi.snapshots import Snapshotting
 from csi.topology import Pools
 from provisioner.core.errors import InvalidRequest, NotFound
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.model import MIB, Credentials, SizeRange, Volume
 from provisioner.core.volumes import Volumes
 from provisioner.rpc.boundary import Context
@@ -48,9 +49,17 @@ CAPABILITIES = tuple(
 class Controller(Modify, Snapshotting, Publishing, Examining, csi_pb2_grpc.ControllerServicer):
     """Volumes over CSI. Errors of the core leave the methods as they are: the boundary has the table to status codes."""
 
-    def __init__(self, volumes: Volumes, clusters: Callable[[], Collection[str]], listing: Listing[Volume], pools: Pools) -> None:
+    def __init__(
+        self,
+        volumes: Volumes,
+        clusters: Callable[[], Collection[str]],
+        listing: Listing[Volume],
+        pools: Pools,
+        keys: VolumeKeys,
+    ) -> None:
         """`clusters` gives the names of today's clusters."""
         self._volumes, self._clusters, self._listing, self._pools = volumes, clusters, listing, pools
+        self._keys = keys
 
     def ControllerGetCapabilities(
         self, request: csi_pb2.ControllerGetCapabilitiesRequest, context: Context
@@ -61,10 +70,15 @@ class Controller(Modify, Snapshotting, Publishing, Examining, csi_pb2_grpc.Contr
     def CreateVolume(self, request: csi_pb2.CreateVolumeRequest, context: Context) -> csi_pb2.CreateVolumeResponse:
         """Make a volume, once per name: empty, or with the content of a snapshot or another volume."""
         chosen = convert.read_class(request.parameters, self._clusters())
+        how = convert.encryption(chosen.on_nodes, request.secrets)
+        if how is not None:
+            self._keys.check(how)
         needs, origin = request.accessibility_requirements, sources.look_up(request, self._volumes, self._snapshots)
         with origin.told_missing():
             wanted = convert.create_request(request, chosen, origin.source, origin.size)
             made = self._pools.create(wanted, chosen, needs)
+        if how is not None:
+            self._keys.provide(made.id, how, wanted.credentials)
         volume = convert.volume(made, chosen.on_nodes)
         volume.accessible_topology.extend(self._pools.topology(made, chosen, needs))
         return csi_pb2.CreateVolumeResponse(volume=volume)

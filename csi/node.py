@@ -6,10 +6,10 @@ from typing import Any
 
 from csi import capabilities, convert
 from csi.pb import csi_pb2, csi_pb2_grpc
+from provisioner.core.encryption import PASSPHRASE, Encryption, read_encryption
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import VolumeId
 from provisioner.host.filesystem import Wanted
-from provisioner.host.luks import Encryption
 from provisioner.host.node import Node
 from provisioner.host.requests import Publish, Stage
 from provisioner.host.stats import Health, Usage
@@ -91,9 +91,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     def NodeExpandVolume(self, request: csi_pb2.NodeExpandVolumeRequest, context: Context) -> csi_pb2.NodeExpandVolumeResponse:
         """Let the device and the file system follow the image's size."""
         volume, asked = _volume(request, "volume_path"), request.capacity_range.required_bytes
-        passphrase = request.secrets.get("encryptionPassphrase", "")
-        how = Encryption(passphrase) if passphrase else None
-        size = self._node.expand(volume, request.volume_path, asked, convert.credentials(request.secrets), how)
+        passphrase = request.secrets.get(PASSPHRASE, "")
+        size = self._node.expand(volume, request.volume_path, asked, convert.credentials(request.secrets), passphrase)
         return csi_pb2.NodeExpandVolumeResponse(capacity_bytes=size)
 
     def NodeGetVolumeStats(
@@ -149,19 +148,7 @@ def _encryption(request: csi_pb2.NodeStageVolumeRequest) -> Encryption | None:
     context = request.volume_context
     if context.get("encrypted", "false").lower() != "true":
         return None
-    return Encryption(
-        request.secrets.get("encryptionPassphrase", ""),
-        context.get("encryptionCipher", "aes-xts-plain64"),
-        _number(context, "encryptionKeySize", 512),
-        _number(context, "encryptionSectorSize", 0),
-    )
-
-
-def _number(context: Mapping[str, str], name: str, default: int) -> int:
-    text = context.get(name, str(default))
-    if not text.isascii() or not text.isdecimal():
-        raise InvalidRequest(name, text, "must be a whole number")
-    return int(text)
+    return read_encryption(context, request.secrets.get(PASSPHRASE, ""))
 
 
 def publish_request(request: csi_pb2.NodePublishVolumeRequest) -> Publish:

@@ -22,6 +22,7 @@ from provisioner.core.choices import Choices, NoPool
 from provisioner.core.groups import Groups
 from provisioner.core.health import Health, HealthStore
 from provisioner.core.ids import Place
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.model import Volume
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.topology import Segments
@@ -66,6 +67,7 @@ class Backend:
     choices: Choices
     attachments: Attachments
     health: HealthStore
+    keys: VolumeKeys
     segments: Callable[[str], Segments] = lambda _: {}
     """From where each cluster can be reached; everywhere, if none is given."""
 
@@ -82,7 +84,7 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topol
         listing = Listing(backend.clusters, backend.places, backend.read_page)
         pools = Pools(backend.volumes, backend.choices, backend.segments, name)
         identity = Identity(name, Pulse(backend.clusters, backend.ask), topology=topology)
-        controller = Controller(backend.volumes, backend.clusters, listing, pools)
+        controller = Controller(backend.volumes, backend.clusters, listing, pools, backend.keys)
         controller.serve_attachments(backend.attachments)
         controller.serve_health(Health(backend.health, Pulse(backend.clusters, backend.ask, _PATIENCE).answers))
         controller.serve_snapshots(backend.snapshots, Listing(backend.clusters, backend.places, backend.snapshots.page))

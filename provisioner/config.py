@@ -1,9 +1,11 @@
-"""The config file: which clusters and clouds there are. Read once at the start, and again whenever it changes.
+"""The config file: which clusters, clouds and KMS there are. Read once at the start, and again whenever it changes.
 
     clusters:
       dev: {conf: /etc/ceph/ceph.conf, user: provisioner, keyring: /etc/ceph/ceph.client.provisioner.keyring}
     clouds:
       openstack: {cloud: main, file: /etc/openstack/clouds.yaml}
+    kms:
+      safe: {encryptionKMSType: vault, vaultAddress: https://vault:8200, vaultRole: ceph-provisioner}
 
 Errors name the file and the key. A file that turns bad while the program runs is reported, and the last good one stays.
 """
@@ -19,6 +21,7 @@ from provisioner.ceph.cluster import ClusterConfig
 from provisioner.cinder.cloud import INITIATOR, CloudConfig
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
+from provisioner.kms.settings import KmsConfig, KmsSection
 from provisioner.watched import WatchedFile
 
 
@@ -51,6 +54,7 @@ class _Cloud(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     clusters: dict[str, _Cluster] = {}
     clouds: dict[str, _Cloud] = {}
+    kms: dict[str, KmsSection] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Known:
 
     clusters: dict[str, ClusterConfig]
     clouds: dict[str, CloudConfig] = field(default_factory=dict)
+    kms: dict[str, KmsConfig] = field(default_factory=dict)
 
 
 def parse(path: Path) -> dict[str, ClusterConfig]:
@@ -80,7 +85,8 @@ def parse_all(path: Path) -> Known:
     if both := file.clusters.keys() & file.clouds.keys():
         raise InvalidRequest("--config", path, f"clouds.{min(both)}: is a cluster's name too, and both stand in volume ids")
     clouds = {name: _checked_cloud(path, name, cloud) for name, cloud in file.clouds.items()}
-    return Known({name: _checked(path, name, cluster) for name, cluster in file.clusters.items()}, clouds)
+    kms = {name: section.checked(f"{path}: kms.{name}", name) for name, section in file.kms.items()}
+    return Known({name: _checked(path, name, cluster) for name, cluster in file.clusters.items()}, clouds, kms)
 
 
 def _checked(path: Path, name: str, given: _Cluster) -> ClusterConfig:
@@ -143,6 +149,10 @@ class ConfigFile:
     def clouds(self) -> Mapping[str, CloudConfig]:
         """Today's clouds by name."""
         return self._file.now().clouds
+
+    def kms(self) -> Mapping[str, KmsConfig]:
+        """Today's KMS by name."""
+        return self._file.now().kms
 
 
 def _names(known: Known) -> str:

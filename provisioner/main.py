@@ -11,7 +11,7 @@ from provisioner.core.errors import ProvisionerError
 from provisioner.kube.errors import KubeError
 from provisioner.observe import logs
 from provisioner.roles.claims import claims
-from provisioner.roles.csi import controller, node
+from provisioner.roles.csi import controller, node, rotate_key
 from provisioner.roles.iri import iri_buckets, iri_volumes
 
 
@@ -26,7 +26,7 @@ def cli(context: click.Context, config: Path, verbose: int) -> None:
     context.obj = ConfigFile(config)
 
 
-for _role in (claims, controller, node, iri_volumes, iri_buckets):
+for _role in (claims, controller, node, iri_volumes, iri_buckets, rotate_key):
     cli.add_command(_role)
 
 

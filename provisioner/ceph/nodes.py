@@ -7,6 +7,7 @@ inherits it, does not take its parent's for its own.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import rados
 import rbd
 
@@ -14,11 +15,14 @@ from provisioner.ceph import headers, marks, names, users, wire
 from provisioner.ceph.cluster import Clusters, Connection
 from provisioner.ceph.errors import explained
 from provisioner.ceph.keys import key_of
-from provisioner.core.errors import Denied, InvalidRequest, NotFound
-from provisioner.core.ids import VolumeId
+from provisioner.core.errors import Denied, InvalidRequest, NotFound, Unfit
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.keys import KeyRecord
 from provisioner.core.model import Credentials, Opening
 
 _NOTE = marks.PREFIX + "node."
+KEYS = "encryption.ceph-provisioner"
+"""The key record's metadata: not below our prefix, since clones are to inherit it."""
 _CHEAP = rbd.RBD_FEATURE_FAST_DIFF
 
 
@@ -84,12 +88,60 @@ class NodeImages:
             opened.diff_iterate(0, opened.size(), None, add, whole_object=True)
             return total
 
+    def key_record(self, image: Opening) -> KeyRecord | None:
+        """Read where the image's keys are, its own or those of what it is a clone of."""
+        with self._pool(image) as (_, pool), explained(f"reading the key record of {image.volume}"):
+            field = f"metadata_{KEYS}"
+            raw = wire.omap_values(pool, headers.header_object(image.image_id), field).get(field, b"")
+        try:
+            return msgspec.json.decode(raw, type=KeyRecord) if raw else None
+        except msgspec.DecodeError as error:
+            raise Unfit(f"volume {image.volume}", f"has metadata {KEYS} that can't be read: {error}") from error
+
+    def replace_key_record(self, image: Opening, seen: KeyRecord | None, record: KeyRecord) -> bool:
+        """Write it, if it still is what was seen."""
+        expected = {KEYS: _encoded(seen) if seen else ""}
+        with self._pool(image) as (_, pool), explained(f"writing the key record of {image.volume}"):
+            return headers.change_metadata(pool, image.image_id, {KEYS: _encoded(record)}, expected=expected)
+
+    def has_snapshots(self, image: Opening) -> bool:
+        """Whether there are snapshots, of whatever kind."""
+        with self._pool(image) as (_, pool), explained(f"looking for snapshots of {image.volume}"):
+            return bool(wire.omap_page(pool, headers.header_object(image.image_id), "", "snapshot_", 1))
+
+    def users(self, image: Opening) -> list[str]:
+        """The addresses of clients that have the image open."""
+        with (
+            self._pool(image) as (_, pool),
+            explained(f"looking who uses {image.volume}"),
+            rbd.Image(pool, image_id=image.image_id, read_only=True) as opened,
+        ):
+            return [watcher["addr"] for watcher in opened.watchers_list()]
+
+    def is_gone(self, fsid: str, pool: str, namespace: str, image_id: str) -> bool:
+        """Whether the image was there once and is no more, not in the trash either; False for what can't be told."""
+        for cluster in self._clusters.names():
+            with self._clusters.connection(cluster) as connection:
+                if connection.fsid() != fsid:
+                    continue
+                try:
+                    with connection.pool(Place(cluster, pool, namespace)) as opened, explained(f"looking for image {image_id}"):
+                        return not wire.omap_page(opened, headers.header_object(image_id), "", "", 1)
+                except InvalidRequest:  # no such pool, or one that was renamed
+                    return False
+        return False
+
     @contextmanager
     def _pool(self, image: Opening) -> Iterator[tuple[Connection, rados.Ioctx]]:
         place = image.volume.place
         own = image.credentials if image.credentials.user != self._clusters.config(place.cluster).user else None
         with self._clusters.connection(place.cluster, own) as connection, connection.pool(place) as pool:
             yield connection, pool
+
+
+def _encoded(record: KeyRecord) -> str:
+    """The same text for the same record, of ASCII, as comparisons need."""
+    return msgspec.json.encode(record, order="sorted").decode()
 
 
 def _own_credentials(connection: Connection) -> Credentials:

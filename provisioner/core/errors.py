@@ -103,11 +103,11 @@ class Unfit(ProvisionerError):
 
 
 class Denied(ProvisionerError):
-    """Ceph refuses the key, or the key's rights do not reach this far."""
+    """Ceph, or a KMS, refuses the key, or the key's rights do not reach this far."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, by: str = "Ceph") -> None:
         self.what = what
-        super().__init__(f"Ceph denies {what}")
+        super().__init__(f"{by} denies {what}")
 
 
 class Unavailable(ProvisionerError):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.core import qos, topology
+from provisioner.core import encryption, qos, topology
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import FEATURES, Layout
 from provisioner.core.qos import Qos
@@ -26,14 +26,13 @@ _SECRETS = (
 _KNOWN = (
     *("clusterID", "pool", "dataPool", "radosNamespace", "imageFeatures", "stripeUnit", "stripeCount", "objectSize"),
     *("pvType", "csi.storage.k8s.io/fstype", "mkfsOptions", "mapOptions", "unmapOptions", "mounter", "tryOtherMounters"),
-    *("encrypted", "encryptionCipher", "encryptionKeySize", "encryptionSectorSize", "thickProvision"),
+    *("encrypted", "encryptionType", *encryption.PARAMETERS, "thickProvision"),
     *(f"csi.storage.k8s.io/{use}-secret-{part}" for use in _SECRETS for part in ("name", "namespace")),
     *("monitors", "adminId", "adminSecretName", "adminSecretNamespace"),
     *("userId", "userSecretName", "userSecretNamespace", "imageFormat"),
     *(topology.PARAMETER, *qos.NAMES),
 )
 _ALIASES = {"fstype": "csi.storage.k8s.io/fstype"}
-_CIPHERING = ("encryptionCipher", "encryptionKeySize", "encryptionSectorSize")
 _ON_NODES = ("mkfsOptions", "mapOptions", "unmapOptions", "mounter")
 """What a CSI node does with a volume; the kubelet's own rbd plugin knows none of them."""
 _REFUSED = {
@@ -42,10 +41,6 @@ _REFUSED = {
     "cephLogStrategy": "no node keeps logs of librbd of its own; the host's ceph.conf says where they go",
     "snapshotNamePrefix": "belongs in a VolumeSnapshotClass",
     "flattenMode": "belongs in a VolumeReplicationClass",
-    **dict.fromkeys(
-        ("encryptionType", "encryptionKMSID", "integrityMode"),
-        "volumes are encrypted by LUKS2, with the encryptionPassphrase of the node-stage secret, and that is all there is yet",
-    ),
 }
 _NOT_TRUE = {
     "thickProvision": "images are thin; Ceph has no thick ones",
@@ -195,13 +190,17 @@ def _on_nodes(said: Mapping[str, str]) -> dict[str, str]:
 def _encryption(said: Mapping[str, str]) -> dict[str, str]:
     """How a node encrypts. Where a kubelet might map the image itself, nobody would: refused, lest it be written in the clear."""
     if not _switch(said, "encrypted"):
-        _refuse_without(said, "encrypted", *_CIPHERING)
+        _refuse_without(said, "encrypted", "encryptionType", *encryption.PARAMETERS)
         return {}
     if _pv_type(said) != "csi":
         raise InvalidRequest("parameters.encrypted", said["encrypted"], "only CSI nodes encrypt; use pvType csi")
-    for name in ("encryptionKeySize", "encryptionSectorSize"):
-        _number(said, name)
-    return {"encrypted": "true"} | {name: said[name] for name in _CIPHERING if name in said}
+    _choice(said, "encryptionType", ("block",), "block")
+    how = {name: said[name] for name in encryption.PARAMETERS if name in said}
+    try:
+        encryption.read_encryption(how, passphrase="comes with the request")  # noqa: S106
+    except InvalidRequest as error:
+        raise InvalidRequest(f"parameters.{error.field}", error.value, error.why) from error
+    return {"encrypted": "true"} | how
 
 
 def _pv_type(said: Mapping[str, str]) -> PvType:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from provisioner.core.errors import InvalidRequest
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.single_flight import SingleFlight
 from provisioner.host.clients import Clients
 from provisioner.host.commands import Commands
@@ -12,7 +13,8 @@ from provisioner.host.filesystem import FileSystems
 from provisioner.host.luks import Luks
 from provisioner.host.mounts import Mounts
 from provisioner.host.node import Node
-from provisioner.host.ports import Images, Kind
+from provisioner.host.ports import Images, Keys, Kind
+from provisioner.host.rotation import Rotation, Users
 
 
 def host_node(
@@ -20,17 +22,28 @@ def host_node(
     clients: Clients,
     run_directory: Path,
     flights: SingleFlight,
+    keys: Keys,
     mounter: str = "auto",
     read_affinity: str = "",
 ) -> Node:
     """The node of this machine; `mounter` is tried first for volumes that name none. Raises InvalidRequest."""
     commands = Commands()
     mounts = Mounts(commands)
+    kinds = _kinds(commands, mounts, run_directory, mounter, read_affinity)
+    return Node(images, clients, kinds, FileSystems(commands), Luks(commands), mounts, flights, keys)
+
+
+def key_rotation(images: Users, keys: VolumeKeys, run_directory: Path, mounter: str = "auto") -> Rotation:
+    """What gives volumes of this machine other keys. Raises InvalidRequest."""
+    commands = Commands()
+    return Rotation(images, keys, _kinds(commands, Mounts(commands), run_directory, mounter, ""), Luks(commands))
+
+
+def _kinds(commands: Commands, mounts: Mounts, run_directory: Path, mounter: str, read_affinity: str) -> list[Kind]:
     kinds: list[Kind] = [KrbdDevices(commands, _nearest(read_affinity)), FuseDevices(run_directory / "fuse", commands, mounts)]
     if mounter != "auto" and mounter not in [kind.name for kind in kinds]:
         raise InvalidRequest("--mounter", mounter, f"must be one of {', '.join(kind.name for kind in kinds)}, auto")
-    kinds.sort(key=lambda kind: kind.name != mounter)
-    return Node(images, clients, kinds, FileSystems(commands), Luks(commands), mounts, flights)
+    return sorted(kinds, key=lambda kind: kind.name != mounter)
 
 
 def _nearest(location: str) -> str:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from provisioner.core.encryption import Encryption
 from provisioner.core.errors import AlreadyExists, InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable, Unfit
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials, Opening
@@ -16,10 +17,10 @@ from provisioner.core.single_flight import SingleFlight
 from provisioner.host import blocks
 from provisioner.host.clients import Clients
 from provisioner.host.filesystem import FileSystems, Wanted, mount_options
-from provisioner.host.luks import KIND, Encryption, Luks
+from provisioner.host.luks import KIND, Luks
 from provisioner.host.mounts import Mount, Mounts, check_path
 from provisioner.host.patience import Patience
-from provisioner.host.ports import Attachment, Images, Kind
+from provisioner.host.ports import Attachment, Images, Keys, Kind
 from provisioner.host.requests import Publish, Stage, options_for
 from provisioner.host.stats import Health, Usage, look, usage
 
@@ -44,9 +45,10 @@ class Node:
         luks: Luks,
         mounts: Mounts,
         flights: SingleFlight,
+        keys: Keys,
     ) -> None:
         """`kinds` in the order in which they are tried for a volume whose class names none."""
-        self._clients, self._luks = clients, luks
+        self._clients, self._luks, self._keys = clients, luks, keys
         self._images, self._kinds, self._file_systems = images, kinds, file_systems
         self._mounts, self._flights, self._patience = mounts, flights, Patience()
 
@@ -81,10 +83,10 @@ class Node:
         path: str,
         required: int,
         credentials: Credentials | None,
-        encryption: Encryption | None = None,
+        passphrase: str = "",
     ) -> int:
         """Let device and file system follow the image's size; gives that, in bytes. `required` is what it must at least be."""
-        work = lambda: self._expand(volume, path, required, credentials, encryption)  # noqa: E731
+        work = lambda: self._expand(volume, path, required, credentials, passphrase)  # noqa: E731
         return self._flights.run("grow", str(volume), (path, required), work)
 
     def usage(self, volume: VolumeId, path: str) -> list[Usage]:
@@ -207,15 +209,26 @@ class Node:
         holds = "" if begun else self._file_systems.probe(device)
         if not holds and request.read_only:
             raise Unfit(f"volume {request.volume}", "holds nothing, and nothing may be written to it")
-        if not holds:
-            if request.file_system is not None:  # what nobody wrote reads as noise once it is encrypted: it is to be formatted
-                self._images.take_note(image, _FORMATTING, "begun")
-            self._images.take_note(image, _ENCRYPTING, "begun")
-            self._luks.format(device, how)
-            self._images.take_note(image, _ENCRYPTING, "")
-        elif holds != KIND:
+        if holds and holds != KIND:
             raise Unfit(f"volume {request.volume}", f"holds {holds} in clear, asked for encryption")
-        return self._luks.open(device, request.volume, how, read_only=request.read_only)
+        keys = self._keys.held(image, how) if holds else self._keys.ensure(image, how)
+        if not holds:
+            self._encrypt(request, how, image, device, keys[0])
+        return self._luks.open(device, request.volume, keys, read_only=request.read_only)
+
+    def _encrypt(self, request: Stage, how: Encryption, image: Opening, device: Path, key: str) -> None:
+        notes = [_ENCRYPTING]
+        if request.file_system is not None:  # what nobody wrote reads as noise once it is encrypted: it is to be formatted
+            notes.insert(0, _FORMATTING)
+        for note in notes:
+            self._images.take_note(image, note, "begun")
+        try:
+            self._luks.format(device, how, key)
+        except InvalidRequest:
+            for note in notes:
+                self._images.take_note(image, note, "")
+            raise
+        self._images.take_note(image, _ENCRYPTING, "")
 
     def _undo(self, kind: Kind, volume: VolumeId, path: Path) -> None:
         try:
@@ -283,19 +296,17 @@ class Node:
             raise Unfit(str(path), f"has {there.fs_type} of {there.source} mounted, which is not ours")
         self._mounts.unmount(path)
 
-    def _expand(
-        self, volume: VolumeId, path: str, required: int, credentials: Credentials | None, encryption: Encryption | None
-    ) -> int:
+    def _expand(self, volume: VolumeId, path: str, required: int, credentials: Credentials | None, passphrase: str) -> int:
         mount, device = self._mounted(volume, path)
         image = self._images.opening(volume, credentials)
         if image.size < required:
             raise Unfit(f"volume {volume}", f"has {image.size} bytes, less than {required}: the controller grows it first")
-        self._grow(image, encryption)
+        self._grow(image, passphrase)
         if mount.fs_type not in ("devtmpfs", "tmpfs"):
             self._file_systems.grow(device, mount.fs_type, Path(mount.target))
         return image.size
 
-    def _grow(self, image: Opening, encryption: Encryption | None) -> None:
+    def _grow(self, image: Opening, passphrase: str) -> None:
         """Have the device show the image's size, and what is open of it if it is encrypted."""
         for kind in self._kinds:
             if (device := kind.find(image.volume)) is None:
@@ -307,7 +318,7 @@ class Node:
                 raise Unavailable(f"{device} does not show the {image.size} bytes of its image yet")
             opened = self._luks.find(image.volume)
             if opened is not None and image.size - blocks.size_of(opened) > _HEADER:
-                self._luks.grow(device, image.volume, encryption)
+                self._luks.grow(device, image.volume, self._keys.find(image, passphrase))
 
     def _mounted(self, volume: VolumeId, path: str) -> tuple[Mount, Path]:
         """The mount of the volume at the path, and its device. Raises NotFound."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from provisioner.core.encryption import Encryption
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials, Opening
 
@@ -31,6 +32,19 @@ class Images(Protocol):
 
     def used(self, image: Opening) -> int | None:
         """Bytes of the image that hold data, where the image can tell cheaply."""
+
+
+class Keys(Protocol):
+    """Where the keys of encrypted volumes come from, newest first: the passphrase itself, or those that a KMS has."""
+
+    def ensure(self, image: Opening, how: Encryption) -> tuple[str, ...]:
+        """The keys of a volume that is to be encrypted; made, if it has none yet."""
+
+    def held(self, image: Opening, how: Encryption) -> tuple[str, ...]:
+        """The keys of a volume that is encrypted already: none is made for it. Those that a clone inherited become its own."""
+
+    def find(self, image: Opening, passphrase: str) -> tuple[str, ...]:
+        """The keys of an encrypted volume; none where no KMS has any and the passphrase is "" too."""
 
 
 class Kind(Protocol):

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from provisioner.core.encryption import Encryption
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials
 from provisioner.host.filesystem import Wanted
-from provisioner.host.luks import Encryption
 
 
 @dataclass(frozen=True, slots=True)

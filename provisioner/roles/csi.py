@@ -22,11 +22,15 @@ from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.groups import Groups
+from provisioner.core.ids import VolumeId
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
-from provisioner.host.build import host_node
+from provisioner.host.build import host_node, key_rotation
 from provisioner.host.clients import Clients
 from provisioner.host.node import Node
+from provisioner.key_sweep import KeySweep
+from provisioner.kms.build import KeyServices
 from provisioner.observe.http import StatusServer
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,8 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
     process = wiring.Process()
     ceph, flights = wiring.ceph(config, process.metrics), process.flights()
     places, volumes = ceph.places, Volumes(ceph.store, flights)
+    images, services = NodeImages(places.clusters), KeyServices(config.kms)
+    sweep = KeySweep(images, services)
     status = StatusServer(listen, process.metrics, list, list)
     backend = Backend(
         volumes=volumes,
@@ -60,11 +66,12 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
         choices=Choices(volumes, CephReservations(places)),
         attachments=Attachments(CephAttachments(places), flights, process.metrics.on_fence),
         health=CephHealth(places),
+        keys=VolumeKeys(images, services.get),
         segments=lambda name: dict(config.clusters()[name].segments),
     )
     server = serve(backend, driver_name, Listen(csi_endpoint), process.metrics.on_rpc, topology=topology)
-    ends = (server.drain, ceph.housekeeping.stop)
-    process.run(status, f"{driver_name} at {csi_endpoint}", (ceph.housekeeping.start,), ends)
+    ends = (server.drain, sweep.stop, ceph.housekeeping.stop)
+    process.run(status, f"{driver_name} at {csi_endpoint}", (ceph.housekeeping.start, sweep.start), ends)
 
 
 @click.command()
@@ -104,7 +111,8 @@ def node(
     places = Places(Clusters(config.clusters))
     images = NodeImages(places.clusters)
     clients = Clients(Attachments(CephAttachments(places)), node_id)
-    volumes = host_node(images, clients, run_directory, process.flights(), mounter, read_affinity)
+    keys = VolumeKeys(images, KeyServices(config.kms).get)
+    volumes = host_node(images, clients, run_directory, process.flights(), keys, mounter, read_affinity)
     pulse = Pulse(config.clusters, places.ask)
     server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), process.metrics.on_rpc)
     registration, doors = Registration(driver_name, str(server.path)), [server]
@@ -117,6 +125,29 @@ def node(
     beating = threading.Thread(target=places.heartbeat, args=(process.stop,), name="heartbeat", daemon=True)
     ends = [*(door.drain for door in doors), places.leave]
     process.run(status, f"{driver_name} at {csi_endpoint}", (joining.start, beating.start), ends)
+
+
+@click.command("rotate-key")
+@click.argument("volume")
+@click.option("--passphrase-file", type=click.Path(path_type=Path), help="The passphrase of the volume's secret, if it has one.")
+@click.option("--new-passphrase-file", type=click.Path(path_type=Path), help="What is to take its place.")
+@click.option("--mounter", default="auto", show_default=True, help="The kind of device, for a volume that is not staged here.")
+@click.option("--run-directory", default="/run/ceph-provisioner", show_default=True, type=click.Path(path_type=Path))
+@click.pass_obj
+def rotate_key(
+    config: ConfigFile,
+    volume: str,
+    passphrase_file: Path | None,
+    new_passphrase_file: Path | None,
+    mounter: str,
+    run_directory: Path,
+) -> None:
+    """Give an encrypted VOLUME another key: on the node where it is staged, or on any while nobody has it open."""
+    images = NodeImages(Clusters(config.clusters))
+    keys = VolumeKeys(images, KeyServices(config.kms).get)
+    passphrase, new = (file.read_text().rstrip("\n") if file else "" for file in (passphrase_file, new_passphrase_file))
+    key_rotation(images, keys, run_directory, mounter).rotate(VolumeId.parse(volume), passphrase, new)
+    click.echo(f"{volume} has another key")
 
 
 def _stay_joined(stop: threading.Event, volumes: Node, config: ConfigFile, topology: dict[str, str]) -> None:

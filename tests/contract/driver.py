@@ -19,6 +19,7 @@ from provisioner.ceph.cluster import ClusterConfig, Clusters
 from provisioner.ceph.diff import CephChanges
 from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.health import CephHealth
+from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.places import Places
 from provisioner.ceph.reservations import CephReservations
 from provisioner.ceph.snapshots import CephSnapshots
@@ -27,8 +28,11 @@ from provisioner.core.attachments import Attachments
 from provisioner.core.changes import Changes
 from provisioner.core.choices import Choices
 from provisioner.core.groups import Groups
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
+from provisioner.kms.build import KeyServices
+from provisioner.kms.settings import KmsConfig
 from provisioner.rpc.server import Listen, Server
 from tests.harness.ceph import Ceph
 
@@ -115,6 +119,7 @@ def running(
     *,
     topology: bool = False,
     clusters: Mapping[str, ClusterConfig] | None = None,
+    kms: Mapping[str, KmsConfig] | None = None,
 ) -> Iterator[Driver]:
     """A controller that serves the block; `timeout` bounds in seconds its single calls to Ceph.
 
@@ -145,6 +150,7 @@ def running(
         choices=Choices(volumes, CephReservations(places)),
         attachments=attachments,
         health=CephHealth(places),
+        keys=VolumeKeys(NodeImages(connections), KeyServices(lambda: kms or {}).get),
     )
     server = serve(backend, NAME, Listen(f"unix://{directory}/csi.sock"), on_call, topology=topology)
     driver = Driver(server, ceph.pool, attachments)

@@ -52,6 +52,10 @@ def test_every_key_is_read(path: Path) -> None:
         ("clusters: {dev: {user: x}}", ["clusters.dev", "conf", "monitors"]),
         ("clusters: {dev: {conf: /c, keyring: /k, keyFile: /f}}", ["clusters.dev.keyFile", "/f"]),
         ("clusters: {a/b: {conf: /c}}", ["clusters.a/b"]),
+        ("clusters: {a: {conf: /c}}\nkms: {v: {encryptionKMSType: aws}}", ["kms", "encryptionKMSType"]),
+        ("clusters: {a: {conf: /c}}\nkms: {v: {encryptionKMSType: vault}}", ["kms.v.vaultAddress"]),
+        ("clusters: {a: {conf: /c}}\nkms: {v: {encryptionKMSType: vault, vaultAddress: 'http://v'}}", ["kms.v.vaultRole"]),
+        ("clusters: {a: {conf: /c}}\nkms: {v: {encryptionKMSType: metadata, vaultAddr: x}}", ["kms", "vaultAddr"]),
         ("clusters: {a@b: {conf: /c}}", ["clusters.a@b"]),
         ("clusters: {}", ["clusters"]),
         ("clusters: [dev]", ["clusters"]),
@@ -137,3 +141,11 @@ def test_a_wrong_cloud_is_named(path: Path, text: str, told: str) -> None:
     path.write_text(text)
     with pytest.raises(InvalidRequest, match=told):
         parse_all(path)
+
+
+def test_a_kms_is_read_by_the_names_that_users_of_ceph_csi_know(path: Path) -> None:
+    text = "vaultAddress: https://v:8200, vaultRole: csi, vaultAuthPath: v1/auth/k/login, vaultPassphrasePath: csi/, timeout: 3"
+    path.write_text(f"{GOOD}\nkms: {{safe: {{encryptionKMSType: vault, {text}, vaultCAVerify: false}}}}")
+    config = ConfigFile(path).kms()["safe"]
+    assert (config.kind, config.address, config.role, config.verify) == ("vault", "https://v:8200", "csi", False)
+    assert (config.mount, config.key_path, config.auth_path, config.timeout) == ("secret", "csi/", "v1/auth/k/login", 3)

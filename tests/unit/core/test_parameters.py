@@ -89,6 +89,7 @@ class TestNamesOfCephCsi:
 
     def test_nodes_are_told_to_encrypt_and_how(self) -> None:
         how = {"encryptionCipher": "aes-xts-plain64", "encryptionKeySize": "256", "encryptionSectorSize": "4096"}
+        how |= {"integrityMode": "hmac-sha256", "encryptionKMSID": "vault"}
         told = read_parameters({"pvType": "csi", "encrypted": "true", **how}).on_nodes
         assert told == {"encrypted": "true", **how}
 
@@ -186,6 +187,10 @@ class TestRefusals:
             ("encryptionCipher", {"encryptionCipher": "aes-xts-plain64"}),
             ("encryptionKeySize", {"encryptionKeySize": "512"}),
             ("encryptionKeySize", {"encryptionKeySize": "many", "encrypted": "true", "pvType": "csi"}),
+            ("encryptionSectorSize", {"encryptionSectorSize": "1000", "encrypted": "true", "pvType": "csi"}),
+            ("encryptionCipher", {"encryptionCipher": "rot13", "encrypted": "true", "pvType": "csi"}),
+            ("integrityMode", {"integrityMode": "crc32", "encrypted": "true", "pvType": "csi"}),
+            ("encryptionType", {"encryptionType": "file", "encrypted": "true", "pvType": "csi"}),
             ("encrypted", {"encrypted": "true", "pvType": "auto"}),
             ("integrityMode", {"integrityMode": "hmac-sha256"}),
             ("cephLogDir", {"cephLogDir": "/var/log/ceph"}),

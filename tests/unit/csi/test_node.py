@@ -4,10 +4,10 @@ import pytest
 
 from csi.node import publish_request, stage_request
 from csi.pb import csi_pb2
+from provisioner.core.encryption import Encryption
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.model import Credentials
 from provisioner.host.filesystem import Wanted
-from provisioner.host.luks import Encryption
 
 Capability = csi_pb2.VolumeCapability
 Mode = Capability.AccessMode
