@@ -52,7 +52,10 @@ class CephGroups:
 
     def roll(self, group: GroupId, credentials: Credentials | None) -> Roll | None:
         """What is written of the group; what was garbled by hand counts as absent."""
-        with self._places.at(group.place, credentials) as (_, pool), explained(f"looking for group snapshot {group}"):
+        with (
+            self._places.at(group.place, self._key(group.place, credentials)) as (_, pool),
+            explained(f"looking for group snapshot {group}"),
+        ):
             raw = wire.omap_values(pool, GROUPS, group.name).get(group.name)
         return None if raw is None else _roll(group, raw.decode(errors="replace"))
 
@@ -61,7 +64,7 @@ class CephGroups:
         members = [{"name": each.name, "volume": str(each.volume), "image_id": each.image_id} for each in roll.members]
         told = {"name": roll.name, "members": members, "stage": roll.stage.value, "stamp": uuid.uuid4().hex}
         with (
-            self._places.enrolled(roll.id.place, credentials) as room,
+            self._places.enrolled(roll.id.place, self._key(roll.id.place, credentials)) as room,
             explained(f"writing down group snapshot {roll.id}"),
         ):
             raw = json.dumps({**told, "by": room.connection.instance})  # ASCII, as comparisons need
@@ -71,7 +74,7 @@ class CephGroups:
     def drop(self, roll: Roll, credentials: Credentials | None) -> bool:
         """Take the roll away."""
         with (
-            self._places.enrolled(roll.id.place, credentials) as room,
+            self._places.enrolled(roll.id.place, self._key(roll.id.place, credentials)) as room,
             explained(f"striking out group snapshot {roll.id}"),
         ):
             return wire.omap_drop(room.pool, GROUPS, roll.id.name, roll.raw)
@@ -81,7 +84,7 @@ class CephGroups:
         """Keep others from working on the group for the block, by a RADOS lock that ends with this process."""
         task = f"group.{hashlib.sha256(group.name.encode()).hexdigest()[:32]}"
         with (
-            self._places.enrolled(group.place, credentials) as room,
+            self._places.enrolled(group.place, self._key(group.place, credentials)) as room,
             explained(f"working on group snapshot {group}"),
             room.registry.alone(room.pool, task, f"group snapshot {group}", _LONGEST, patience),
         ):
@@ -102,7 +105,7 @@ class CephGroups:
     def take(self, roll: Roll, credentials: Credentials | None) -> tuple[Snapshot, ...]:
         """Hold all writers still, take the members, let go; then mark them."""
         wanted = [Still(each.volume, each.image_id, each.id.snapshot) for each in roll.members]
-        with self._places.enrolled(roll.id.place, credentials) as room:
+        with self._places.enrolled(roll.id.place, self._key(roll.id.place, credentials)) as room:
             alone = self._places.clusters.alone(roll.id.place.cluster, credentials)
             standstill.take(alone, room.connection, wanted)
         return tuple(self._marked(roll, each, credentials) for each in roll.members)
@@ -111,6 +114,9 @@ class CephGroups:
         """Take away every member with its entry and its mark, in the order of `CephSnapshots.remove`."""
         for member in roll.members:
             self._wipe(roll, member, credentials)
+
+    def _key(self, place: Place, credentials: Credentials | None) -> Credentials | None:
+        return self._places.home_key(place.cluster, credentials)
 
     def _marked(self, roll: Roll, member: Entry, credentials: Credentials | None) -> Snapshot:
         with (
@@ -122,7 +128,7 @@ class CephGroups:
     def _wipe(self, roll: Roll, member: Entry, credentials: Credentials | None) -> None:
         place, name = member.volume.place, member.id.snapshot
         with (
-            self._places.enrolled(self.home(place.cluster), credentials) as home,
+            self._places.enrolled(self.home(place.cluster), self._key(place, credentials)) as home,
             self._places.enrolled(place, credentials) as room,
             explained(f"deleting snapshot {member.name} of image {member.volume}"),
         ):

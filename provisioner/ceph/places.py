@@ -5,6 +5,7 @@ Every place enrolled in is remembered, for the heartbeat and for the work in the
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from provisioner.core.ids import Place
 from provisioner.core.model import Credentials
 
 _PLACE = ("clusterID", "pool", "radosNamespace")
+_DENIED = 30.0
+"""Seconds for which a home that was closed to the cluster's own user is not tried again."""
 Key = tuple[Place, Credentials | None]
 """A place, and the credentials it is worked in with."""
 
@@ -41,6 +44,7 @@ class Places:
         self.clusters = clusters
         self._registries: dict[Key, tuple[Connection, Registry]] = {}
         self._surveys = Surveys()
+        self._closed_homes: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def home(self, cluster: str) -> Place:
@@ -58,6 +62,20 @@ class Places:
             if isinstance(error, Unavailable) and not isinstance(error.__cause__, rados.ObjectNotFound):
                 raise
             return Place(config.name, USUAL)
+
+    def home_key(self, cluster: str, credentials: Credentials | None) -> Credentials | None:
+        """What to work with in a cluster's home: its own user, whatever a request brings, since what lies there is everybody's.
+
+        The request's credentials where the cluster has no user of its own that may.
+        """
+        if credentials is None or time.monotonic() - self._closed_homes.get(cluster, -_DENIED) < _DENIED:
+            return credentials
+        try:
+            with self.enrolled(self.home(cluster), None):
+                return None
+        except Denied:
+            self._closed_homes[cluster] = time.monotonic()
+            return credentials
 
     def of(self, cluster: str) -> list[Place]:
         """Every place of a cluster where volumes are looked for: the configured ones, or else all that there are.

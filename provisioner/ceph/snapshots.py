@@ -124,7 +124,8 @@ class CephSnapshots:
 
     @contextmanager
     def _home(self, cluster: str, credentials: Credentials | None) -> Iterator[Room]:
-        with self._places.enrolled(self._places.home(cluster), credentials) as room:
+        key = self._places.home_key(cluster, credentials)
+        with self._places.enrolled(self._places.home(cluster), key) as room:
             yield room
 
     def _forget(self, snapshot: SnapshotId, name: str, credentials: Credentials | None) -> None:

@@ -219,7 +219,8 @@ class CephStore:
         """Looks in the cluster's index whether a snapshot of an image was asked for."""
 
         def is_claimed(image_id: str, name: str) -> bool:
-            with self._places.at(self._places.home(place.cluster), credentials) as (_, pool):
+            key = self._places.home_key(place.cluster, credentials)
+            with self._places.at(self._places.home(place.cluster), key) as (_, pool):
                 entry = index.read(pool, name)
             return entry is not None and entry.is_of(place, image_id)
 
