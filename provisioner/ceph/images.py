@@ -109,15 +109,17 @@ def condemn(pool: rados.Ioctx, stranger: Stranger) -> None:
         headers.write_metadata(pool, stranger.image_id, made, only_without=marks.FINGERPRINT)
 
 
-def resize(pool: rados.Ioctx, volume: Volume, size: int) -> None:
-    """Grow the image; whoever has it open is told by librbd. `size` in bytes; never shrinks."""
+def resize(pool: rados.Ioctx, volume: Volume, size: int) -> int:
+    """Grow the image; whoever has it open is told by librbd. `size` in bytes; never shrinks; gives the bytes that it has."""
     with explained(f"growing image {volume.id}"), rbd.Image(pool, image_id=volume.image_id) as image:
-        if image.size() >= size:
-            return
+        there = image.size()
+        if there >= size:
+            return int(there)
         try:
             image.resize(size, False)
         except rbd.InvalidArgument as error:
             raise OutOfRange("size", size, f"Ceph can't give image {volume.id} so many bytes") from error
+    return size
 
 
 def check_namespace(pool: rados.Ioctx, place: Place) -> None:

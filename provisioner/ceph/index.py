@@ -37,11 +37,25 @@ def read(pool: rados.Ioctx, name: str) -> Entry | None:
 
 def put(pool: rados.Ioctx, entry: Entry, over: Entry | None) -> Entry | None:
     """Set an entry in place of `over`, or of none; gives it as it is kept, None if another is there by now."""
-    value = {"name": entry.name, "volume": str(entry.volume), "image_id": entry.image_id, "by": entry.by}
-    raw = json.dumps({**value, "stamp": uuid.uuid4().hex})  # ASCII, as comparisons need
+    raw = raw_of(entry, uuid.uuid4().hex)
     if not SHARDS.replace(pool, entry.name, raw, over.raw if over else ""):
         return None
     return replace(entry, raw=raw)
+
+
+def raw_of(entry: Entry, stamp: str) -> str:
+    """The entry as it is kept; ASCII, as comparisons need."""
+    value = {"name": entry.name, "volume": str(entry.volume), "image_id": entry.image_id, "by": entry.by}
+    return json.dumps({**value, "stamp": stamp})
+
+
+def origin_of(entry: Entry) -> tuple[int, str]:
+    """What `raw_of` needs beside the entry's own values: who set it, and its stamp; (0, "") for one that is not kept."""
+    try:
+        value = msgspec.json.decode(entry.raw, type=_Value)
+    except msgspec.DecodeError:
+        return (0, "")
+    return (value.by, value.stamp)
 
 
 def drop(pool: rados.Ioctx, entry: Entry) -> bool:

@@ -41,7 +41,7 @@ class RbdSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotMark:
-    """What makes an RBD snapshot ours: `volume` is the image's name when it was taken."""
+    """What makes an RBD snapshot ours: `volume` is the image's name when it was taken, `by` and `stamp` its index entry's."""
 
     name: str
     volume: str
@@ -49,6 +49,8 @@ class SnapshotMark:
     snap_id: int
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    by: int = 0
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the m
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -92,18 +92,20 @@ class CephSnapshots:
             album = read_album(pool, snapshot.image_id)
         return album.find(place, snapshot.snapshot) if album is not None and _is_whole(album) else None
 
-    def remove(self, snapshot: SnapshotId, credentials: Credentials | None) -> None:
+    def remove(self, snapshot: SnapshotId, permit: Callable[[Snapshot], None], credentials: Credentials | None) -> None:
         """Remove the snapshot, its entry and its mark."""
-        place = snapshot.volume.place
+        place, name = snapshot.volume.place, snapshot.snapshot
         with self._places.enrolled(place, credentials) as room, explained(f"deleting snapshot {snapshot}"):
             album = read_album(room.pool, snapshot.image_id)
-            mark = album.marks.get(snapshot.snapshot) if album is not None else None
-            if album is not None and album.find(place, snapshot.snapshot) is not None:
-                remove(room.pool, snapshot.image_id, snapshot.snapshot)
-        self._forget(snapshot, mark.name if mark else snapshot.snapshot, credentials)
-        if mark is not None:
-            with self._places.at(place, credentials) as (_, pool), explained(f"deleting snapshot {snapshot}"):
-                headers.change_metadata(pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + snapshot.snapshot])
+            mark = album.marks.get(name) if album is not None else None
+            found = album.find(place, name) if album is not None else None
+            if album is not None and found is not None:
+                if _is_whole(album):
+                    permit(found)
+                remove(room.pool, snapshot.image_id, name)
+            self._forget(snapshot, mark or SnapshotMark(name, snapshot.volume.image, snapshot.image_id, 0), credentials)
+            if mark is not None:
+                headers.change_metadata(room.pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + name])
 
     def of(self, volume: VolumeId, credentials: Credentials | None) -> list[Snapshot]:
         """The snapshots of the image that bears the name."""
@@ -128,11 +130,14 @@ class CephSnapshots:
         with self._places.enrolled(self._places.home(cluster), key) as room:
             yield room
 
-    def _forget(self, snapshot: SnapshotId, name: str, credentials: Credentials | None) -> None:
-        cluster = snapshot.volume.place.cluster
+    def _forget(self, snapshot: SnapshotId, mark: SnapshotMark, credentials: Credentials | None) -> None:
+        cluster, name, place = snapshot.volume.place.cluster, mark.name, snapshot.volume.place
         with self._home(cluster, credentials) as room, explained(f"deleting the index entry of snapshot {name}"):
+            # the mark tells what the entry was when the snapshot was taken: most likely it still is that
+            if mark.stamp and index.drop(room.pool, _claim_of(place, mark)):
+                return
             entry = index.read(room.pool, name)
-            if entry and entry.is_of(snapshot.volume.place, snapshot.image_id):
+            if entry and entry.is_of(place, snapshot.image_id):
                 index.drop(room.pool, entry)
 
 
@@ -144,7 +149,8 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot:
     if album is None or there is None:
         raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away while it was made")
     if (mark := album.mark_of(there)) is None:
-        mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group, entry.labels)
+        by, stamp = index.origin_of(entry)
+        mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group, entry.labels, by, stamp)
         told = {**snapshot_headers.mark_values(name, mark), **marks.turn()}
         if not headers.change_metadata(pool, entry.image_id, told, expected={marks.DELETING: ""}):
             remove(pool, entry.image_id, name)
@@ -175,10 +181,16 @@ def remove_from(pool: rados.Ioctx, image: rbd.Image, image_id: str, name: str) -
 
 
 def _create(image: rbd.Image, name: str) -> None:
-    try:
-        image.create_snap(name)
-    except rbd.ImageExists:
-        return
+    """Take the snapshot. Clients that can stand still for it are asked to, if there are any but us."""
+    alone = len(list(image.watchers_list())) <= 1
+    with contextlib.suppress(rbd.ImageExists):
+        image.create_snap(name, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE if alone else 0)
+
+
+def _claim_of(place: Place, mark: SnapshotMark) -> Entry:
+    """The index entry that the snapshot was taken under."""
+    entry = Entry(mark.name, VolumeId(place, mark.volume), mark.image_id, mark.by)
+    return replace(entry, raw=index.raw_of(entry, mark.stamp))
 
 
 def _album_of(pool: rados.Ioctx, volume: VolumeId) -> Album | None:

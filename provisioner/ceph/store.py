@@ -99,10 +99,10 @@ class CephStore:
             is_claimed = self._claimed(wreck.id.place, credentials)
             salvage.salvage(room.pool, room.registry, wreck, self._sightings, is_claimed)
 
-    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
-        """Grow the image to `size` bytes."""
+    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> int:
+        """Grow the image to `size` bytes; gives the bytes that it has."""
         with self._places.enrolled(volume.id.place, credentials) as room:
-            images.resize(room.pool, volume, size)
+            return images.resize(room.pool, volume, size)
 
     def throttle(self, volume: Volume, wanted: Qos, made_with: Qos, credentials: Credentials | None) -> bool:
         """Set the image's limits, and tell whoever has it open."""

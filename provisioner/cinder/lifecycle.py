@@ -55,8 +55,8 @@ def settle(api: Api, name: str, uuid: str) -> list[Record]:
     return found
 
 
-def extend(api: Api, uuid: str, size: int) -> None:
-    """Grow the volume to `size` bytes, rounded up to GiB, attached or not; returns when it has grown."""
+def extend(api: Api, uuid: str, size: int) -> int:
+    """Grow the volume to `size` bytes, rounded up to GiB, attached or not; gives the bytes that it has when it has grown."""
     doing = f"growing volume {uuid}"
     api.act(uuid, "os-extend", doing, {"new_size": gibs(size)})
 
@@ -65,8 +65,10 @@ def extend(api: Api, uuid: str, size: int) -> None:
         return None if record is not None and record["status"] == "extending" else record or {}
 
     record = until(grown, api.config.patience, f"Cinder is {doing}")
-    if record.get("size", 0) * GIB < size:
+    grown_to = int(record.get("size", 0)) * GIB
+    if grown_to < size:
         raise Failed(f"Cinder could not grow volume {uuid}: {_reason(api, uuid)}")
+    return grown_to
 
 
 def remove(api: Api, uuid: str) -> None:

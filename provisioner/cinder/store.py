@@ -56,9 +56,9 @@ class CinderStore:
         else:
             lifecycle.settle(api, wreck.id.image, wreck.image_id)
 
-    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
-        """Grow the volume to `size` bytes, rounded up to GiB."""
-        lifecycle.extend(self._at(volume.id.place), volume.image_id, size)
+    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> int:
+        """Grow the volume to `size` bytes, rounded up to GiB; gives the bytes that it has."""
+        return lifecycle.extend(self._at(volume.id.place), volume.image_id, size)
 
     def throttle(self, volume: Volume, wanted: Qos, made_with: Qos, credentials: Credentials | None) -> bool:
         """The volume type says how fast a Cinder volume may be."""

@@ -42,6 +42,8 @@ _REFUSED = {
     "snapshotNamePrefix": "belongs in a VolumeSnapshotClass",
     "flattenMode": "belongs in a VolumeReplicationClass",
 }
+_SPELLED = {name.lower(): name for name in _KNOWN} | _ALIASES
+_REFUSED_LOWER = {name.lower(): why for name, why in _REFUSED.items()}
 _NOT_TRUE = {
     "thickProvision": "images are thin; Ceph has no thick ones",
 }
@@ -128,13 +130,11 @@ def read_qos(field: str, given: Mapping[str, str]) -> Qos:
 
 
 def _canonical(given: Mapping[str, str]) -> dict[str, str]:
-    spelled = {name.lower(): name for name in _KNOWN} | _ALIASES
-    refused = {name.lower(): why for name, why in _REFUSED.items()}
     said: dict[str, str] = {}
     for name, value in given.items():
-        if name.lower() in refused:
-            raise InvalidRequest(f"parameters.{name}", value, refused[name.lower()])
-        canonical = spelled.get(name.lower())
+        if name.lower() in _REFUSED_LOWER:
+            raise InvalidRequest(f"parameters.{name}", value, _REFUSED_LOWER[name.lower()])
+        canonical = _SPELLED.get(name.lower())
         if canonical is None:
             raise InvalidRequest(f"parameters.{name}", value, f"unknown parameter; known: {', '.join(_KNOWN)}")
         if said.setdefault(canonical, value) != value:

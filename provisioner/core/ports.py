@@ -3,6 +3,7 @@
 Every method blocks, is bounded in time by the store, and raises errors of `provisioner.core.errors` only.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from provisioner.core.ids import Place, SnapshotId, VolumeId
@@ -51,8 +52,8 @@ class VolumeStore(Protocol):
     def salvage(self, wreck: Wreck, credentials: Credentials | None) -> None:
         """Finish or undo what a killed operation left. Unavailable while its author may still be alive."""
 
-    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> None:
-        """Grow the image to `size` bytes."""
+    def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> int:
+        """Grow the image to `size` bytes; gives the bytes that it has, which may be more."""
 
     def throttle(self, volume: Volume, wanted: Qos, made_with: Qos, credentials: Credentials | None) -> bool:
         """Throttle the image so at its size, as one step; False if it was throttled otherwise meanwhile: look again."""
@@ -118,8 +119,11 @@ class SnapshotStore(Protocol):
     def find(self, snapshot: SnapshotId, credentials: Credentials | None) -> Snapshot | None:
         """The snapshot, by its image's internal id."""
 
-    def remove(self, snapshot: SnapshotId, credentials: Credentials | None) -> None:
-        """Remove the snapshot, its entry and its mark; clones of it live on. Gone already is fine."""
+    def remove(self, snapshot: SnapshotId, permit: Callable[[Snapshot], None], credentials: Credentials | None) -> None:
+        """Remove the snapshot, its entry and its mark; clones of it live on. Gone already is fine.
+
+        `permit` is told of one that is there and whole, and raises if it has to stay.
+        """
 
     def of(self, volume: VolumeId, credentials: Credentials | None) -> list[Snapshot]:
         """The snapshots of the image that bears the name, oldest first."""

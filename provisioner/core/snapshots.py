@@ -51,7 +51,8 @@ class Snapshots:
 
         Raises InvalidRequest for a member of a group snapshot, which goes with its group.
         """
-        self._flights.run("delete snapshot", str(snapshot), credentials, lambda: self._delete(snapshot, credentials))
+        remove = self._store.remove
+        self._flights.run("delete snapshot", str(snapshot), credentials, lambda: remove(snapshot, _alone, credentials))
 
     def of(self, volume: VolumeId, credentials: Credentials | None = None) -> list[Snapshot]:
         """The snapshots of the volume, oldest first; none for a volume that isn't there."""
@@ -78,12 +79,6 @@ class Snapshots:
                 return self._take(claim, request.credentials)
             entry = self._entry(request)
         raise Unavailable(f"snapshot {request.name} kept changing under {_ROUNDS} attempts")
-
-    def _delete(self, snapshot: SnapshotId, credentials: Credentials | None) -> None:
-        found = self._store.find(snapshot, credentials)
-        if found is not None and found.group:
-            raise InvalidRequest("snapshot_id", snapshot, f"is a part of group snapshot {found.group}: delete that")
-        self._store.remove(snapshot, credentials)
 
     def _entry(self, request: SnapshotRequest) -> Entry | None:
         return self._store.entry(request.source.place.cluster, request.name, request.credentials)
@@ -122,6 +117,11 @@ class Snapshots:
         if now not in (None, found.id.image_id):
             raise AlreadyExists(f"snapshot {request.name}", [f"it is of a volume {request.source} that was deleted since"])
         return found
+
+
+def _alone(found: Snapshot) -> None:
+    if found.group:
+        raise InvalidRequest("snapshot_id", found.id, f"is a part of group snapshot {found.group}: delete that")
 
 
 def _flight(place: Place, name: str) -> str:

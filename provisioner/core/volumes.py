@@ -5,6 +5,7 @@ its identity, the image says what it is, and whoever meets another's half-done w
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from provisioner.core.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, OutOfRange, Unavailable
 from provisioner.core.ids import Place, SnapshotId, VolumeId, check_place, image_name
@@ -204,13 +205,13 @@ class Volumes:
         return self._store.find(wreck.id, credentials)
 
     def _expand(self, volume: VolumeId, size: SizeRange, credentials: Credentials | None) -> Volume:
-        found = self.get(volume, credentials)
+        # growing goes by the image's id, so that the directory need not be asked for it
+        found = self._store.glance(volume, credentials) or self.get(volume, credentials)
         wanted = size.choose()
         if size.limit and found.size > size.limit:
             raise OutOfRange("limit", size.limit, f"{volume} has {found.size} bytes already")
         if found.size < wanted:
-            self._store.resize(found, wanted, credentials)
-            found = self.get(volume, credentials)
+            found = replace(found, size=self._store.resize(found, wanted, credentials))
         # also where nothing grew now: who grew it may have been killed before this
         return self._throttle(found, lambda throttle: (throttle.qos, throttle.made_with), credentials)
 

@@ -213,10 +213,14 @@ class Ceph:
     def _set_caps(self, caps: dict[str, str]) -> None:
         self.command("auth caps", entity=f"client.{self.user}", caps=[word for pair in caps.items() for word in pair])
 
+    def osd_pid(self) -> int:
+        """The OSD's process."""
+        return int((self.directory / "osd.0.pid").read_text().splitlines()[-1].split()[0])
+
     @contextmanager
     def frozen_osd(self) -> Iterator[None]:
         """Stop the OSD's process in its tracks for the block."""
-        pid = int((self.directory / "osd.0.pid").read_text().splitlines()[-1].split()[0])
+        pid = self.osd_pid()
         os.kill(pid, signal.SIGSTOP)
         try:
             yield

@@ -16,6 +16,7 @@ from provisioner.core.errors import AlreadyExists, Conflict, LimitReached, NotFo
 from provisioner.core.ids import Place, SnapshotId, VolumeId
 from provisioner.core.model import Entry, Snapshot
 from tests.harness.ceph import Ceph
+from tests.harness.quiesce import quiescent
 from tests.harness.store import (
     GIB,
     Provisioner,
@@ -192,6 +193,13 @@ def test_a_snapshot_of_an_image_that_a_client_writes_to(ceph: Ceph, homely: Prov
     assert _rbd_snapshots(ceph, place, "pvc-1") == ["monday"]
 
 
+def test_a_client_that_can_stand_still_for_a_snapshot_is_asked_to(ceph: Ceph, homely: Provisioner, place: Place) -> None:
+    homely.create(place, "pvc-1")
+    with quiescent(ceph, place, "pvc-1") as asked:
+        homely.snapshot(place, "pvc-1", "monday")
+        until(lambda: asked == ["still", "go on"], 10, "it was asked, and let go", lambda: str(asked))
+
+
 def _claim_of(process: Provisioner, place: Place, volume: str, made: str, name: str) -> Entry:
     store = CephSnapshots(process.places)
     claim = store.claim(Entry(name, VolumeId(place, volume), made), None, None)
@@ -264,6 +272,37 @@ def test_an_index_that_was_lost_is_made_again_by_whoever_asks(ceph: Ceph, homely
         assert homely.snapshot(place, "pvc-1", "monday") == taken
         assert index(pool).keys() == {"monday"}
         assert kept[:40] == index(pool)["monday"][:40]
+
+
+def test_a_deleted_snapshot_s_name_is_free_also_if_its_entry_was_made_again(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+) -> None:
+    """The mark on the snapshot tells of the entry that it was taken under, and that is another one now."""
+    for volume in ("pvc-1", "pvc-2"):
+        homely.create(place, volume)
+    taken = homely.snapshot(place, "pvc-1", "monday")
+    with at(ceph, place) as pool:
+        lose_index(pool)
+        peer.snapshot(place, "pvc-1", "monday")
+        homely.snapshots.delete(taken.id)
+        assert index(pool) == {}
+    assert peer.snapshot(place, "pvc-2", "monday").id.volume.image == "pvc-2"
+
+
+def test_a_snapshot_s_name_that_another_volume_has_by_now_stays_that_one_s(ceph: Ceph, homely: Provisioner, place: Place) -> None:
+    """A delete that was killed before it struck out its mark, and is repeated late."""
+    made = homely.create(place, "pvc-1").image_id
+    homely.create(place, "pvc-2")
+    taken = homely.snapshot(place, "pvc-1", "monday")
+    with at(ceph, place) as pool:
+        left = {key: raw for key, raw in omap(pool, f"rbd_header.{made}").items() if key.endswith("snapshot.monday")}
+        homely.snapshots.delete(taken.id)
+        other = homely.snapshot(place, "pvc-2", "monday")
+        set_omap(pool, f"rbd_header.{made}", left)
+        homely.snapshots.delete(taken.id)
+        assert index(pool).keys() == {"monday"}
+    assert _marks(ceph, place, made) == []
+    assert homely.snapshots.get(other.id) == other
 
 
 def test_marks_that_a_clone_inherited_are_not_its_own(ceph: Ceph, homely: Provisioner, place: Place) -> None:

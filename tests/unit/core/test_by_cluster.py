@@ -31,6 +31,6 @@ def test_by_whatever_the_step_is_about(cluster: str, answers: str) -> None:
     assert STORE.find(volume, None) == answers
     assert STORE.make(Blueprint(volume, "v", 1, Layout(), {}), None) == answers
     assert STORE.salvage(Wreck(volume, "1", dying=True), None) == answers  # type: ignore[func-returns-value]
-    assert STORE.resize(whole, 2, None) == answers  # type: ignore[func-returns-value]
+    assert STORE.resize(whole, 2, None) == answers  # type: ignore[comparison-overlap]
     assert STORE.page(place, "", 1, None) == answers
     assert STORE.monitors(cluster, None) == answers
