@@ -26,9 +26,9 @@ def memory(ceph: Ceph, directory: Path, number: int) -> None:
             _tell(ours, f"{upto} volumes, {(upto - made) / (time.monotonic() - began):.0f}/s")
             made = upto
         _tell(ours, f"{_listed(ours)} volumes listed")
-        for kind in LIFE:
+        for kind in LIFE[:-1]:  # a volume is not deleted while the purge removes its clones: that is ABORTED, and asked again
             _all(getattr(calls, kind), [f"life-{i}" for i in range(_LIVES)])
-        _tell(ours, f"{_LIVES} whole lives: snapshots, restores, clones, deletes")
+        _tell(ours, f"{_LIVES} volumes with a snapshot, a restore, a clone, and these deleted")
 
 
 def _all(call: Call, subjects: list[str]) -> None:
