@@ -10,7 +10,7 @@ from hack.benches.server import Served, program
 from tests.harness.ceph import Ceph
 
 _AT_ONCE = 32
-_LIVES = 200
+_LIVES, _TURNS = 100, 3
 _LOOKS = (0.2, 0.6, 1.0)
 
 
@@ -26,9 +26,10 @@ def memory(ceph: Ceph, directory: Path, number: int) -> None:
             _tell(ours, f"{upto} volumes, {(upto - made) / (time.monotonic() - began):.0f}/s")
             made = upto
         _tell(ours, f"{_listed(ours)} volumes listed")
-        for kind in LIFE[:-1]:  # a volume is not deleted while the purge removes its clones: that is ABORTED, and asked again
-            _all(getattr(calls, kind), [f"life-{i}" for i in range(_LIVES)])
-        _tell(ours, f"{_LIVES} volumes with a snapshot, a restore, a clone, and these deleted")
+        for turn in range(_TURNS):
+            for kind in LIFE[:-1]:  # a volume is not deleted while the purge removes its clones: ABORTED, and asked again
+                _all(getattr(calls, kind), [f"life-{turn}-{i}" for i in range(_LIVES)])
+            _tell(ours, f"{(turn + 1) * _LIVES} volumes with a snapshot, a restore, a clone, and these deleted")
 
 
 def _all(call: Call, subjects: list[str]) -> None:
