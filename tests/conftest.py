@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,9 +17,21 @@ from tests.harness.cinder import Cinder
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.program import Program
 
+if TYPE_CHECKING:
+    from tests.schedule import Schedule
+
 # a busy machine is slow, not wrong
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "Schedule | None":
+    """With `--dist loadfile`, the order of `tests/schedule.py`."""
+    # imported here: xdist is for those who run several workers
+    from tests.schedule import Schedule
+
+    return Schedule(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
