@@ -1,16 +1,11 @@
 """The core over the Ceph store, as a process of ours has it, and what its pools look like to an administrator."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
-from pathlib import Path
 
 import rados
 import rbd
@@ -30,6 +25,7 @@ from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.volumes import Volumes
 from tests.harness.ceph import Ceph
+from tests.harness.nursery import born
 from tests.harness.waiting import until
 
 GIB = 1 << 30
@@ -262,27 +258,17 @@ class Victim:
 
     def __init__(self, ceph: Ceph, place: Place, *words: str, module: str = "tests.harness.victim") -> None:
         config = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pool": place.pool, "namespace": place.namespace}
-        command = [sys.executable, "-m", module, json.dumps(config), *words]
-        root = Path(__file__).parents[2]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._input, self._told = self._process.stdin, self._process.stdout
+        self._process = born(module, [json.dumps(config), *words])
 
     def line(self) -> str:
         """The next line that it says; "" at the end."""
-        return self._told.readline().rstrip("\n")
+        return self._process.says.readline().rstrip("\n")
 
     def go(self) -> None:
         """Give it the line that it waits for."""
-        self._input.write("\n")
-        self._input.flush()
+        self._process.told.write("\n")
+        self._process.told.flush()
 
     def kill(self) -> list[str]:
         """SIGKILL; gives what it said until then, whole lines only."""
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
-        said = self._told.read().split("\n")[:-1]
-        self._told.close()
-        self._input.close()
-        return said
+        return self._process.kill()

@@ -86,33 +86,33 @@ def _kill_often(ceph: Ceph, place: Place) -> Ledger:
     ledger, dice = Ledger(), random.Random(SEED)  # noqa: S311
     lives = [dice.uniform(0.0, 0.25) for _ in range(KILLS)]
     waiting = [Victim(ceph, place, "churn", f"{SEED}-{number}", "4") for number in range(2)]
-    for number, life in enumerate(lives):
-        victim = waiting.pop(0)
-        if number + 2 < KILLS:
-            waiting.append(Victim(ceph, place, "churn", f"{SEED}-{number + 2}", "4"))
-        assert victim.line() == "ready"
-        victim.go()
-        threading.Event().wait(life)
-        ledger.note(victim.kill())
-        ledger.seen |= _settled_states(ceph, place)
+    with at(ceph, place) as pool:
+        for number, life in enumerate(lives):
+            victim = waiting.pop(0)
+            if number + 2 < KILLS:
+                waiting.append(Victim(ceph, place, "churn", f"{SEED}-{number + 2}", "4"))
+            assert victim.line() == "ready"
+            victim.go()
+            threading.Event().wait(life)
+            ledger.note(victim.kill())
+            ledger.seen |= _settled_states(pool)
     return ledger
 
 
-def _settled_states(ceph: Ceph, place: Place) -> set[frozenset[str]]:
+def _settled_states(pool: rados.Ioctx) -> set[frozenset[str]]:
     """What the OSD was sent before the kill may still arrive: look until two looks see the same."""
-    looks = [_states(ceph, place), _states(ceph, place)]
+    looks = [_states(pool), _states(pool)]
     while looks[-1] != looks[-2]:
-        looks.append(_states(ceph, place))
+        looks.append(_states(pool))
     return looks[-1]
 
 
-def _states(ceph: Ceph, place: Place) -> set[frozenset[str]]:
+def _states(pool: rados.Ioctx) -> set[frozenset[str]]:
     """Which pieces there are of each image that a name leads to."""
-    with at(ceph, place) as pool:
-        named = {key: value[4:].decode() for key, value in omap(pool, "rbd_directory").items() if key.startswith("name_")}
-        held = {name: _id_of(pool, name) for name in (f"churn-{index}" for index in range(NAMES))}
-        images = set(named.values()) | {each for each in held.values() if each}
-        return {_pieces(pool, each, set(named.values()), set(held.values())) for each in images}
+    named = {key: value[4:].decode() for key, value in omap(pool, "rbd_directory").items() if key.startswith("name_")}
+    held = {name: _id_of(pool, name) for name in (f"churn-{index}" for index in range(NAMES))}
+    images = set(named.values()) | {each for each in held.values() if each}
+    return {_pieces(pool, each, set(named.values()), set(held.values())) for each in images}
 
 
 def _id_of(pool: rados.Ioctx, name: str) -> str:
