@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 DEV := $(CURDIR)/.dev
 STAMP := $(VENV)/.stamp
 KUBERNETES ?= 1.30
-WORKERS ?= 3
+WORKERS ?= 4
 
 .PHONY: help demo demo-stop test test-vm lint format venv setup kubernetes cinder sidecars bench clean
 
@@ -21,7 +21,7 @@ demo-stop: ## stop what the demo left running, and remove it
 
 test: lint kubernetes sidecars cinder ## every test, against a real Ceph and a real Kubernetes
 	@echo "test: running the tests"
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/vm
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/vm
 
 test-vm: venv ## the kernel's own client, in a virtual machine with Debian's kernel; about 10 minutes
 	@echo "test-vm: running the tests in a virtual machine"

@@ -1,4 +1,4 @@
-"""Which worker runs which file of tests: the longest files first, and those of a service where it runs already.
+"""Which worker runs which file of tests: the longest files first, and those that need a service where it runs already.
 
 A Kubernetes or a Cinder is a session's fixture, so each worker that meets a file which uses it starts one of its own, which then
 costs a part of a core until the end. And a long file that is begun last is all that the others wait for.
@@ -50,9 +50,13 @@ class Schedule(LoadFileScheduling):
 
     def _next(self, node: Any) -> str:
         mine = self._running.setdefault(node, set())
-        chosen: str = max(self.workqueue, key=lambda file: (not self._taken(services(file) - mine), seconds(file)))
+        chosen: str = max(self.workqueue, key=lambda file: self._rank(file, mine))
         mine |= services(chosen)
         return chosen
+
+    def _rank(self, file: str, mine: set[str]) -> tuple[bool, bool, int]:
+        """What few may run goes first with those who may, since they can help the others afterwards, and not the reverse."""
+        return not self._taken(services(file) - mine), bool(services(file)), seconds(file)
 
     def _taken(self, wanted: frozenset[str]) -> bool:
         """Whether enough workers have one of the services already."""
