@@ -14,13 +14,15 @@ import grpc
 import pytest
 
 from csi.pb import csi_pb2, csi_pb2_grpc
-from hack.kubernetes.remains import storage_daemons
+from hack.kubernetes.cluster import free_ports
+from hack.kubernetes.remains import mounts, storage_daemons
 from hack.sidecars.build import sidecars
 from provisioner.kube.resources import PERSISTENT_VOLUME_CLAIMS, Object
 from tests.contract.driver import capability
 from tests.harness import kubernetes as kubernetes_harness
 from tests.harness import snapshots
 from tests.harness.ceph import Ceph
+from tests.harness.daemonset import run_as_pod
 from tests.harness.pods import NODE, PodCluster
 from tests.harness.waiting import until
 
@@ -185,6 +187,24 @@ class TestTheNodePluginIsKilled:
         pods.node.start()
         assert pods.output(pod, 90) == "after all"
         pods.delete(pod)
+
+
+def test_a_node_in_a_container_has_the_rights_that_it_needs_and_leaves_no_mount(pods: PodCluster, storage_class: str) -> None:
+    claim = pods.kubernetes.make_claim(storage_class)
+    pods.node.stop()
+    until(lambda: not pods.registered(), 30, "the kubelet has let go of the driver")
+    before = mounts(pods.kubelet)
+    node = run_as_pod(pods, free_ports(1)[0])
+    until(pods.registered, 60, "the kubelet knows the driver again", lambda: f"{pods.now(node)}\n{pods.log(node)}")
+    try:
+        pods.do("echo through a container >/data/file", claim)
+        assert pods.do("cat /data/file", claim) == "through a container"
+        assert pods.now(node)["status"]["containerStatuses"][0]["restartCount"] == 0
+    finally:
+        pods.delete(node)
+        pods.node.start()
+    until(pods.registered, 30, "the kubelet knows the driver again", pods.node.text)
+    assert mounts(pods.kubelet) == before
 
 
 def test_nothing_is_left_once_everything_is_deleted(pods: PodCluster) -> None:

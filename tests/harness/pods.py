@@ -138,6 +138,11 @@ class PodCluster(CsiCluster):
     def told(self, pod: Object) -> list[tuple[str, str]]:
         return self.kubernetes.told(pod)
 
+    def log(self, pod: Object) -> str:
+        """What the pod's container wrote last, as containerd has it."""
+        name = f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_*/*/*.log"
+        return "\n".join(file.read_text(errors="replace")[-3000:] for file in self.kubernetes.directory.glob(f"pods/{name}"))
+
     def last_words(self) -> str:
         return "\n".join(file.read_text(errors="replace")[-1500:] for file in (self.node.log, self.controller.log))
 
