@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 import provisioner
+from provisioner import memory
 from provisioner.config import ConfigFile
 from provisioner.core.errors import ProvisionerError
 from provisioner.kube.errors import KubeError
@@ -22,6 +23,7 @@ from provisioner.roles.iri import iri_buckets, iri_volumes
 @click.pass_context
 def cli(context: click.Context, config: Path, verbose: int) -> None:
     """Block volumes from a Ceph cluster for whoever asks."""
+    memory.be_frugal()
     logs.set_up(verbose)
     context.obj = ConfigFile(config)
 

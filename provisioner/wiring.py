@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import click
 
+from provisioner import memory
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.places import Places
 from provisioner.ceph.store import CephStore
@@ -49,7 +50,8 @@ class Process:
             click.echo(f"serving {what}; status at http://{status.address}", err=True)
             for start in starts:
                 start()
-            self.stop.wait()
+            while not self.stop.wait(memory.EVERY):
+                memory.give_back()
 
 
 @dataclass(frozen=True, slots=True)
