@@ -16,7 +16,7 @@ import msgspec
 import rados
 import rbd
 
-from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, snapshots, wire
+from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, snapshot_removal, wire
 from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.headers import Header, Parent
 from provisioner.ceph.places import Room
@@ -234,7 +234,7 @@ def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
     note = json.dumps({"image_id": build.parent_id, "by": build.origin.connection.instance})  # ASCII, as comparisons need
     wire.omap_set(pool, BUILDS, build.key, note)
     with rbd.Image(pool, image_id=build.parent_id) as image:
-        snapshots.remove_from(pool, image, build.parent_id, build.step)
+        snapshot_removal.remove_from(pool, image, build.parent_id, build.step)
         image.create_snap(build.step)
         try:
             album = read_album(pool, build.parent_id)
@@ -243,7 +243,7 @@ def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
                 raise Unavailable(f"{build.source} changed while it was cloned")
             yield album, snapshot
         finally:
-            snapshots.remove_from(pool, image, build.parent_id, build.step)
+            snapshot_removal.remove_from(pool, image, build.parent_id, build.step)
             wire.omap_drop(pool, BUILDS, build.key, note)
 
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 import msgspec
 import rados
 
-from provisioner.ceph import headers, index, snapshots, standstill, wire
+from provisioner.ceph import headers, index, snapshot_removal, snapshots, standstill, wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Places
 from provisioner.ceph.snapshot_headers import MARK, read_album
 from provisioner.ceph.standstill import Still
-from provisioner.core.errors import Conflict, NotFound
+from provisioner.core.errors import Conflict, NotFound, Unavailable
 from provisioner.core.groups import Roll, Stage
 from provisioner.core.ids import GroupId, Place, VolumeId
 from provisioner.core.model import Credentials, Entry, Snapshot
@@ -123,7 +123,10 @@ class CephGroups:
             self._places.enrolled(member.volume.place, credentials) as room,
             explained(f"marking snapshot {member.name} of image {member.volume}"),
         ):
-            return snapshots.commit(room.pool, member, group=str(roll.id))
+            made = snapshots.commit(room.pool, member, group=str(roll.id))
+        if made is None:
+            raise Unavailable(f"snapshot {member.name} of {member.volume} was taken for abandoned while it was made")
+        return made
 
     def _wipe(self, roll: Roll, member: Entry, credentials: Credentials | None) -> None:
         place, name = member.volume.place, member.id.snapshot
@@ -137,8 +140,10 @@ class CephGroups:
             there = album.named(name) if album is not None else None
             mark = album.marks.get(name) if album is not None else None
             ours = mark.group == str(roll.id) if mark is not None else claimed
-            if there is not None and ours:
-                snapshots.remove(room.pool, member.image_id, name)
+            if ours and mark is not None and there is not None:
+                snapshot_removal.remove(room.pool, member.image_id, name)
+            elif ours and not snapshot_removal.take_away(room, member.image_id, name):
+                raise Unavailable(f"snapshot {member.name} of image {member.volume} was marked while it was to go")
             if kept is not None and claimed and ours:
                 index.drop(home.pool, kept)
             if mark is not None and ours:

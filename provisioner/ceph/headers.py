@@ -17,6 +17,8 @@ from provisioner.ceph import wire
 from provisioner.ceph.errors import errno_of
 
 NO_DATA_POOL = -1
+SNAPSHOT = "snapshot_"
+"""Opens the keys of snapshots in the header: the number follows, as 16 hex digits."""
 _METADATA = "metadata_"
 _FIELDS = ("size", "order", "features", "snap_seq", "parent", "stripe_unit", "stripe_count", "data_pool_id")
 _HEADER_UPDATE = 3
@@ -89,13 +91,17 @@ def change_metadata(
     values: Mapping[str, str],
     remove: Collection[str] = (),
     expected: Mapping[str, str] = MappingProxyType({}),
+    snapshot: int | None = None,
 ) -> bool:
     """Set and remove metadata keys in one atomic step; tell whether it was done.
 
     It is done only if the image exists and each key of `expected` has that value, which has to be ASCII; "" is for absent.
+    With `snapshot`, only if the image has one of that number.
     """
     with rados.WriteOpCtx() as operation:
         operation.omap_cmp("order", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
+        if snapshot is not None:
+            operation.omap_cmp(f"{SNAPSHOT}{snapshot:016x}", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
         for key, value in expected.items():
             operation.omap_cmp(_METADATA + key, value, rados.LIBRADOS_CMPXATTR_OP_EQ)
         if remove:

@@ -1,8 +1,8 @@
 """The reaper: tidies up what nobody asks for any more, in the background, one process at a time in each place.
 
 Tombstones whose last snapshot is gone go to the trash; what killed builders left under a reserved name, or as a momentary
-snapshot of a source, is scrapped or finished; group snapshots that nobody finishes go, and so do entries of the index that
-stand for nothing, once nobody can be making it.
+snapshot of a source, is scrapped or finished; group snapshots that nobody finishes go, and so do entries of the index without a
+snapshot, or with one that nobody marks, once nobody can be making it.
 It is all found by name or on a list, never by reading every image.
 """
 
@@ -13,19 +13,17 @@ from dataclasses import dataclass
 
 import rados
 
-from provisioner.ceph import clones, groups, images, index, names, removal, reservations, snapshots, wire
+from provisioner.ceph import clones, groups, images, index, names, removal, reservations, snapshot_removal, wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Room
 from provisioner.ceph.registry import Standing
 from provisioner.ceph.salvage import Sightings
 from provisioner.ceph.snapshot_headers import STEP, read_album
-from provisioner.core.errors import Conflict, InUse, ProvisionerError, Unavailable
+from provisioner.core.errors import Conflict, Denied, InUse, ProvisionerError, Unavailable
 from provisioner.core.groups import Roll
 from provisioner.core.ids import Place, VolumeId, image_name
 from provisioner.core.model import Entry
 
-ScrapGroup = Callable[[Roll], bool]
-"""Takes away what is left of a group snapshot; False if somebody is at work on it."""
 MayGoOn = Callable[[], bool]
 """Waits between two steps; False ends the walk."""
 LOCK = "reap"
@@ -45,13 +43,24 @@ class Reap:
     skipped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Scrapping:
+    """What takes away what is left of a group snapshot, or of a snapshot; False if somebody is at work on it."""
+
+    group: Callable[[Roll], bool]
+    snapshot: Callable[[Entry], bool]
+
+
 class Reaper:
     """Walks through one place after the other; remembers since when it has seen what may be somebody's work."""
 
-    def __init__(self, index_every: float = 600.0) -> None:
-        """The index is walked through every `index_every` seconds."""
+    def __init__(self, index_every: float = 600.0, unmarked_for: float = 60.0) -> None:
+        """The index is walked through every `index_every` seconds.
+
+        A snapshot of the dead is left for `unmarked_for` seconds after it was first seen to whoever asks for it again.
+        """
         self._sightings = Sightings()
-        self._every = index_every
+        self._every, self._unmarked_for = index_every, unmarked_for
         self._indexed: dict[Place, float] = {}
 
     def walk(
@@ -60,30 +69,28 @@ class Reaper:
         place: Place,
         is_claimed: removal.Claimed,
         pace: MayGoOn,
-        *,
-        is_home: bool,
-        scrap_group: ScrapGroup = lambda _: False,
+        scrapping: Scrapping | None = None,
     ) -> Reap:
         """Tidy the place up. `pace` waits between two steps, False ends the walk.
 
-        A cluster's home has the index and the rolls of group snapshots, too.
+        `scrapping` is for a cluster's home, which has the index and the rolls of group snapshots, too.
         """
         with explained(f"tidying up {place}"), room.registry.turn(room.pool, LOCK) as turn:
             if turn is None:
                 return Reap(skipped=True)
             renew = turn.renew
-            return self._walk(room, place, is_claimed, lambda: pace() and renew(), scrap_group if is_home else None)
+            return self._walk(room, place, is_claimed, lambda: pace() and renew(), scrapping)
 
     def _walk(
-        self, room: Room, place: Place, is_claimed: removal.Claimed, may_go_on: MayGoOn, scrap_group: ScrapGroup | None
+        self, room: Room, place: Place, is_claimed: removal.Claimed, may_go_on: MayGoOn, scrapping: Scrapping | None
     ) -> Reap:
         went, kept = self._tombstones(room, place, is_claimed, may_go_on)
         scrapped = self._builds(room, place, may_go_on) + self._steps(room, may_go_on)
         due = time.monotonic() - self._indexed.get(place, -self._every) >= self._every
         dropped = self._reservations(room, place, may_go_on) if due else 0
-        if due and scrap_group is not None:
-            scrapped += self._groups(room, place, may_go_on, scrap_group)
-            dropped += self._entries(room, may_go_on)
+        if due and scrapping is not None:
+            scrapped += self._groups(room, place, may_go_on, scrapping)
+            dropped += self._entries(room, may_go_on, scrapping)
         if due:
             self._indexed[place] = time.monotonic()
         return Reap(went, kept, scrapped, dropped)
@@ -123,7 +130,7 @@ class Reaper:
             if not self._is_abandoned(room, note.by, (key, raw)) or not may_go_on():
                 continue
             if note.image_id:
-                snapshots.remove(room.pool, note.image_id, STEP + key)
+                snapshot_removal.remove(room.pool, note.image_id, STEP + key)
             scrapped += wire.omap_drop(room.pool, clones.BUILDS, key, raw.decode(errors="replace"))
         return scrapped
 
@@ -135,32 +142,37 @@ class Reaper:
                 dropped += reservations.drop(room.pool, entry)
         return dropped
 
-    def _groups(self, room: Room, home: Place, may_go_on: MayGoOn, scrap: ScrapGroup) -> int:
+    def _groups(self, room: Room, home: Place, may_go_on: MayGoOn, scrapping: Scrapping) -> int:
         scrapped = 0
         for roll, author in groups.unfinished(room.pool, home):
             if self._is_abandoned(room, author, roll.raw):
                 if not may_go_on():
                     break
-                scrapped += scrap(roll)
+                scrapped += scrapping.group(roll)
         return scrapped
 
-    def _entries(self, room: Room, may_go_on: MayGoOn) -> int:
+    def _entries(self, room: Room, may_go_on: MayGoOn, scrapping: Scrapping) -> int:
         dropped = 0
         for entry in index.entries(room.pool):
-            if not self._stands_for_something(room, entry) and self._is_abandoned(room, entry.by, entry.raw):
-                if not may_go_on():
-                    return dropped
-                dropped += index.drop(room.pool, entry)
+            if self._is_needed(room, entry) or not self._is_abandoned(room, entry.by, entry.raw):
+                continue
+            if not may_go_on():
+                break
+            with suppress(Conflict, InUse, Denied):  # another is at it, it is protected by hand, or not ours to write to
+                dropped += scrapping.snapshot(entry)
         return dropped
 
-    def _stands_for_something(self, room: Room, entry: Entry) -> bool:
-        place = entry.volume.place
+    def _is_needed(self, room: Room, entry: Entry) -> bool:
+        """Tell that what it stands for is there and marked, or was unmarked for a short time only."""
         try:
-            with room.connection.pool(place) as pool:
+            with room.connection.pool(entry.volume.place) as pool:
                 album = read_album(pool, entry.image_id)
         except ProvisionerError:  # a place that can't be looked into says nothing
             return True
-        return album is not None and album.named(entry.id.snapshot) is not None
+        there = album.named(entry.id.snapshot) if album is not None else None
+        if album is None or there is None:
+            return False
+        return album.mark_of(there) is not None or self._age(entry.raw) < self._unmarked_for
 
     def _is_abandoned(self, room: Room, author: int, pieces: object) -> bool:
         """Tell that nobody can be at work on what looks the same since it was first seen."""
@@ -170,7 +182,12 @@ class Reaper:
 
     def _is_old(self, room: Room, pieces: object) -> bool:
         """Tell that it looks the same for longer than any living author's calls can take."""
-        return time.monotonic() - self._sightings.since(str(pieces)) > _CALLS * room.registry.timeout
+        return self._age(pieces) > _CALLS * room.registry.timeout
+
+    def _age(self, pieces: object) -> float:
+        """Seconds since it was first seen as it is."""
+        seen = self._sightings.since(str(pieces))
+        return time.monotonic() - seen
 
 
 def _reserved(pool: rados.Ioctx, prefix: str) -> Iterator[tuple[str, str]]:

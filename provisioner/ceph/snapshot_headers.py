@@ -23,7 +23,6 @@ MARK = marks.PREFIX + "snapshot."
 STEP = "cp.src."
 """Opens the names of snapshots that a clone of a volume is made from; they live for a moment."""
 
-_PREFIX = "snapshot_"
 _OPENING = struct.Struct("<BBI")
 
 
@@ -73,9 +72,10 @@ class Album:
         """The snapshot of that name, which may be anybody's."""
         return next((each for each in self.users() if each.namespace == USER and each.name == name), None)
 
-    def has(self, name: str) -> bool:
-        """Tell whether there is a snapshot of that name, anybody's or a clone's step."""
-        return any(each.namespace == USER and each.name == name for each in self.snapshots)
+    def has(self, name: str, number: int | None = None) -> bool:
+        """Tell whether there is a snapshot of that name, anybody's or a clone's step; with `number`, that very one."""
+        there = (each.number for each in self.snapshots if each.namespace == USER and each.name == name)
+        return any(number in (None, each) for each in there)
 
     def mark_of(self, snapshot: RbdSnapshot) -> SnapshotMark | None:
         """Our mark on this very snapshot."""
@@ -112,7 +112,7 @@ def read_album(pool: rados.Ioctx, image_id: str) -> Album | None:
     if not values:
         return None
     header = headers.parse_header(image_id, values)
-    snapshots = tuple(_parsed(raw) for key, raw in values.items() if key.startswith(_PREFIX))
+    snapshots = tuple(_parsed(raw) for key, raw in values.items() if key.startswith(headers.SNAPSHOT))
     return Album(header, snapshots, _marks(header))
 
 

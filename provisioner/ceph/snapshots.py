@@ -13,7 +13,7 @@ from dataclasses import replace
 import rados
 import rbd
 
-from provisioner.ceph import headers, index, marks, names, snapshot_headers, wire
+from provisioner.ceph import headers, index, marks, names, snapshot_headers, snapshot_removal, wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Places, Room
 from provisioner.ceph.registry import Standing
@@ -24,8 +24,7 @@ from provisioner.core.model import Credentials, Entry, Origin, Snapshot, Snapsho
 
 _LOOKED_AT = 1000
 """Images that one page of snapshots looks at."""
-_TOLD = 3
-"""Times that a client which holds an image's lock is told of a snapshot that it doesn't know."""
+_ROUNDS = 5
 
 
 class CephSnapshots:
@@ -78,12 +77,24 @@ class CephSnapshots:
             self._places.enrolled(entry.volume.place, credentials) as room,
             explained(f"taking snapshot {entry.name} of image {entry.volume}"),
         ):
-            try:
-                with rbd.Image(room.pool, image_id=entry.image_id) as image:
-                    _create(image, entry.id.snapshot)
-            except rbd.ImageNotFound:
-                raise NotFound(f"volume {entry.volume}") from None
-            return commit(room.pool, entry)
+            for _ in range(_ROUNDS):
+                try:
+                    with rbd.Image(room.pool, image_id=entry.image_id) as image:
+                        _create(image, entry.id.snapshot)
+                except rbd.ImageNotFound:
+                    raise NotFound(f"volume {entry.volume}") from None
+                if (made := commit(room.pool, entry)) is not None:
+                    return made
+                snapshot_removal.finish(room, entry.image_id, entry.id.snapshot)  # a leftover: it is taken anew
+        raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away {_ROUNDS} times while it was made")
+
+    def scrap(self, entry: Entry, credentials: Credentials | None) -> bool:
+        """Take away what a killed process left of a snapshot, and its entry; False if it is whole, or was asked for again."""
+        with self._places.enrolled(entry.volume.place, credentials) as room, explained(f"scrapping snapshot {entry.name}"):
+            if not snapshot_removal.take_away(room, entry.image_id, entry.id.snapshot):
+                return False
+        with self._home(entry.volume.place.cluster, credentials) as room, explained(f"giving up snapshot {entry.name}"):
+            return index.drop(room.pool, entry)
 
     def find(self, snapshot: SnapshotId, credentials: Credentials | None) -> Snapshot | None:
         """The snapshot, by its image's internal id."""
@@ -102,7 +113,7 @@ class CephSnapshots:
             if album is not None and found is not None:
                 if _is_whole(album):
                     permit(found)
-                remove(room.pool, snapshot.image_id, name)
+                snapshot_removal.remove(room.pool, snapshot.image_id, name)
             self._forget(snapshot, mark or SnapshotMark(name, snapshot.volume.image, snapshot.image_id, 0), credentials)
             if mark is not None:
                 headers.change_metadata(room.pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + name])
@@ -141,43 +152,31 @@ class CephSnapshots:
                 index.drop(room.pool, entry)
 
 
-def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot:
-    """Mark a snapshot that was just taken. NotFound, and no snapshot, if its volume was deleted meanwhile."""
+def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot | None:
+    """Mark a snapshot that was just taken; None if it is a condemned leftover. See `snapshot_removal`.
+
+    NotFound, and no snapshot, if its volume was deleted meanwhile.
+    """
     name = entry.id.snapshot
-    album = read_album(pool, entry.image_id)
-    there = album.named(name) if album is not None else None
-    if album is None or there is None:
-        raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away while it was made")
-    if (mark := album.mark_of(there)) is None:
+    for _ in range(_ROUNDS):
+        album = read_album(pool, entry.image_id)
+        there = album.named(name) if album is not None else None
+        if album is None or there is None:
+            raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away while it was made")
+        if (mark := album.mark_of(there)) is not None:
+            return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
+        if marks.DELETING in album.header.metadata:
+            snapshot_removal.remove(pool, entry.image_id, name)
+            raise NotFound(f"volume {entry.volume}")
+        if (before := snapshot_removal.if_not_condemned(album, there)) is None:
+            return None
         by, stamp = index.origin_of(entry)
         mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group, entry.labels, by, stamp)
         told = {**snapshot_headers.mark_values(name, mark), **marks.turn()}
-        if not headers.change_metadata(pool, entry.image_id, told, expected={marks.DELETING: ""}):
-            remove(pool, entry.image_id, name)
-            raise NotFound(f"volume {entry.volume}")
-    return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
-
-
-def remove(pool: rados.Ioctx, image_id: str, name: str) -> None:
-    """Have librbd remove the snapshot of that name; Ceph sets it aside while clones need it. Gone already is fine.
-
-    librbd has the client remove it that holds the image's lock. Where a snapshot's author was killed before it told the others,
-    that one doesn't know of the snapshot, and librbd takes that for success: it is told then.
-    """
-    with contextlib.suppress(rbd.ImageNotFound), rbd.Image(pool, image_id=image_id) as image:
-        remove_from(pool, image, image_id, name)
-
-
-def remove_from(pool: rados.Ioctx, image: rbd.Image, image_id: str, name: str) -> None:
-    """Like `remove`, for who has the image open."""
-    for _ in range(_TOLD):
-        with contextlib.suppress(rbd.ImageNotFound):
-            image.remove_snap(name)
-        album = read_album(pool, image_id)
-        if album is None or not album.has(name):
-            return
-        headers.tell_watchers(pool, image_id)
-    raise Unavailable(f"snapshot {name} of image {image_id} is not seen by the client that has the image locked")
+        stale = [key for key, value in before.items() if value]
+        if headers.change_metadata(pool, entry.image_id, told, stale, {marks.DELETING: "", **before}, there.number):
+            return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
+    raise Unavailable(f"image {entry.volume} kept changing while its snapshot {entry.name} was marked")
 
 
 def _create(image: rbd.Image, name: str) -> None:

@@ -28,8 +28,9 @@ from provisioner.ceph.errors import explained
 from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.headers import Header
 from provisioner.ceph.places import Key, Places, Room
-from provisioner.ceph.reaper import Reap, Reaper
+from provisioner.ceph.reaper import Reap, Reaper, Scrapping
 from provisioner.ceph.reservations import CephReservations
+from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.core.errors import Denied, InvalidRequest, NotFound, ProvisionerError
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import (
@@ -190,9 +191,10 @@ class CephStore:
 
         def walk(room: Room, key: Key) -> Reap:
             place, credentials = key
-            scrap = partial(CephGroups(self._places).scrap, credentials=credentials)
-            is_home = place == self._places.home(place.cluster)
-            return self._reaper.walk(room, place, self._claimed(*key), pace, is_home=is_home, scrap_group=scrap)
+            group = partial(CephGroups(self._places).scrap, credentials=credentials)
+            snapshot = partial(CephSnapshots(self._places).scrap, credentials=credentials)
+            scrapping = Scrapping(group, snapshot) if place == self._places.home(place.cluster) else None
+            return self._reaper.walk(room, place, self._claimed(*key), pace, scrapping)
 
         return self._everywhere(walk)
 

@@ -107,6 +107,9 @@ class SnapshotStore(Protocol):
     def is_stale(self, entry: Entry, credentials: Credentials | None) -> bool:
         """Tell that nobody can be making what the entry stands for: its image or its author is gone."""
 
+    def scrap(self, entry: Entry, credentials: Credentials | None) -> bool:
+        """Take away what was left of a stale entry's snapshot, and the entry; False if it is whole, or another's by now."""
+
     def image_id(self, volume: VolumeId, credentials: Credentials | None) -> str | None:
         """The image that bears the name now."""
 

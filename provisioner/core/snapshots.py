@@ -75,6 +75,10 @@ class Snapshots:
             if entry is None and wanted.id.snapshot in origin.snapshots:
                 entry = self._entry(request)
             self._check(request, wanted, entry, origin)
+            if entry is not None and entry.image_id != wanted.image_id:  # what it left there would be a stranger without it
+                self._store.scrap(entry, request.credentials)
+                entry = self._entry(request)
+                continue
             if (claim := self._store.claim(wanted, entry, request.credentials)) is not None:
                 return self._take(claim, request.credentials)
             entry = self._entry(request)

@@ -155,7 +155,7 @@ def _reap(provisioner: Provisioner, home: Place, walks: int = 1) -> int:
     """Entries that went in the home, other than the cluster's."""
     mine = Reaper(index_every=0.0)
     with provisioner.places.enrolled(home, None) as room:
-        return sum(mine.walk(room, home, lambda _, __: False, lambda: True, is_home=False).entries for _ in range(walks))
+        return sum(mine.walk(room, home, lambda _, __: False, lambda: True).entries for _ in range(walks))
 
 
 def test_names_that_no_key_can_hold_are_reserved_too(provisioner: Provisioner, places: list[Place]) -> None:

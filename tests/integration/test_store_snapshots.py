@@ -10,7 +10,8 @@ import pytest
 import rbd
 
 from provisioner.ceph import index as name_index
-from provisioner.ceph.snapshots import CephSnapshots, remove
+from provisioner.ceph.snapshot_removal import remove
+from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.core import snapshots as use_cases
 from provisioner.core.errors import AlreadyExists, Conflict, LimitReached, NotFound, ProvisionerError
 from provisioner.core.ids import Place, SnapshotId, VolumeId

@@ -1,0 +1,208 @@
+"""Snapshots that killed processes left without a mark: they go if nobody comes back, and never with one that was told of.
+
+About 40 seconds.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import rbd
+
+from provisioner.ceph import snapshot_removal, snapshots
+from provisioner.ceph.reaper import Reaper
+from provisioner.ceph.snapshot_headers import SnapshotMark, read_album
+from provisioner.ceph.snapshots import CephSnapshots
+from provisioner.core.errors import Conflict, Unavailable
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import Entry, Snapshot
+from tests.harness.ceph import Ceph
+from tests.harness.store import Provisioner, at, at_home, index, omap
+from tests.harness.waiting import until
+
+DEAD = 999999
+"""A client that is on no list."""
+
+
+@pytest.fixture
+def peer(ceph: Ceph, place: Place):  # type: ignore[no-untyped-def]
+    """Another process of ours, with the same home."""
+    process = Provisioner(at_home(ceph, place))
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def homely(homely: Provisioner) -> Provisioner:
+    """One that does not wait before it tidies up."""
+    homely.store._reaper = Reaper(index_every=0, unmarked_for=0)
+    return homely
+
+
+def _left(ceph: Ceph, place: Place, volume: str, made: str, name: str, by: int = DEAD) -> Entry:
+    """What a process leaves that is killed between the snapshot and its mark."""
+    with at(ceph, place) as pool:
+        entry = snapshots.index.put(pool, Entry(name, VolumeId(place, volume), made, by), None)
+        with rbd.Image(pool, volume) as image:
+            image.create_snap(name)
+    assert entry is not None
+    return entry
+
+
+def _there(ceph: Ceph, place: Place, made: str) -> dict[str, bool]:
+    """The image's snapshots, and whether they are marked."""
+    with at(ceph, place) as pool:
+        album = read_album(pool, made)
+    assert album is not None
+    return {each.name: album.mark_of(each) is not None for each in album.snapshots}
+
+
+def _is_clean(ceph: Ceph, place: Place, made: str) -> bool:
+    """No snapshot, claim, mark or condemnation is left."""
+    with at(ceph, place) as pool:
+        told = [key for key in omap(pool, f"rbd_header.{made}") if "snapshot" in key or ".going." in key]
+        return not told and not index(pool) and not _there(ceph, place, made)
+
+
+def test_one_whose_asker_is_dead_goes_and_one_whose_asker_lives_stays(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+) -> None:
+    made = homely.create(place, "src").image_id
+    whole = homely.snapshot(place, "src", "whole")
+    peer.volumes.attend(place)
+    _left(ceph, place, "src", made, "of-the-dead")
+    _left(ceph, place, "src", made, "of-the-living", peer.client())
+    assert homely.reap().entries == 1
+    assert _there(ceph, place, made) == {"whole": True, "of-the-living": False}
+    assert homely.snapshots.get(whole.id) == whole
+    assert peer.snapshot(place, "src", "of-the-living").id.image_id == made
+
+
+def test_it_is_left_for_a_while_to_whoever_asks_again(ceph: Ceph, homely: Provisioner, place: Place) -> None:
+    made = homely.create(place, "src").image_id
+    _left(ceph, place, "src", made, "monday")
+    homely.store._reaper = Reaper(index_every=0, unmarked_for=3)
+    assert homely.reap().entries == 0
+    assert _there(ceph, place, made) == {"monday": False}
+    until(lambda: homely.reap().entries == 1, 20, "it goes when nobody came")
+    assert _is_clean(ceph, place, made)
+
+
+@pytest.mark.parametrize("name", ["monday", "Ü / @"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("then", ["reaped", "asked for"])
+def test_a_removal_that_was_killed_is_gone_on_with(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, name: str, steps: int, then: str
+) -> None:
+    """After the condemnation, after the snapshot, after the condemnation's end."""
+    made = homely.create(place, "src").image_id
+    entry = Entry(name, VolumeId(place, "src"), made, DEAD)
+    with at(ceph, place) as pool:
+        assert snapshots.index.put(pool, entry, None)
+        with rbd.Image(pool, "src") as image:
+            image.create_snap(entry.id.snapshot)
+        album = read_album(pool, made)
+        assert album is not None
+        assert snapshot_removal._condemned(pool, album, album.snapshots[0])
+        if steps > 1:
+            with rbd.Image(pool, "src") as image:
+                image.remove_snap(entry.id.snapshot)
+    if steps > 2:
+        with homely.places.enrolled(place, None) as room:
+            snapshot_removal.finish(room, made, entry.id.snapshot)
+    if then == "reaped":
+        assert homely.reap().entries == 1
+    else:
+        taken = peer.snapshot(place, "src", name)
+        assert _there(ceph, place, made) == {taken.id.snapshot: True}
+        assert homely.reap().entries == 0
+        peer.snapshots.delete(taken.id)
+    assert _is_clean(ceph, place, made)
+
+
+def test_a_stalled_asker_marks_nothing_that_went_meanwhile(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = homely.create(place, "src").image_id
+    entry = _left(ceph, place, "src", made, "monday")
+    gone = iter([lambda: CephSnapshots(homely.places).scrap(entry, None)])
+
+    def stalled(*given: object) -> SnapshotMark:
+        for go in gone:
+            assert go()
+        return SnapshotMark(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(snapshots, "SnapshotMark", stalled)
+    with pytest.raises(Unavailable, match="taken away while it was made"):
+        CephSnapshots(peer.places).take(entry, None)
+    assert _is_clean(ceph, place, made)
+    taken = peer.snapshot(place, "src", "monday")
+    assert _there(ceph, place, made) == {"monday": True}
+    assert homely.snapshots.get(taken.id) == taken
+
+
+def test_a_condemned_one_that_its_asker_comes_back_for_is_taken_anew(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = homely.create(place, "src").image_id
+    entry = _left(ceph, place, "src", made, "monday")
+    condemned, may_go_on = threading.Event(), threading.Event()
+    real = snapshot_removal._condemned
+
+    def slowly(*given: object) -> bool:
+        done: bool = real(*given)  # type: ignore[arg-type]
+        condemned.set()
+        assert may_go_on.wait(30)
+        return done
+
+    monkeypatch.setattr(snapshot_removal, "_condemned", slowly)
+    with ThreadPoolExecutor(1) as threads:
+        walk = threads.submit(CephSnapshots(homely.places).scrap, entry, None)
+        assert condemned.wait(30)
+        taken = peer.snapshot(place, "src", "monday")
+        may_go_on.set()
+        assert not walk.result(30), "the claim is another's by now"
+    assert _there(ceph, place, made) == {"monday": True}
+    assert peer.snapshots.get(taken.id) == taken
+
+
+def test_repeats_that_race_the_reaper_are_told_only_of_what_stays(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+) -> None:
+    made = homely.create(place, "src").image_id
+    wanted = [f"s{number}" for number in range(12)]
+    for name in wanted:
+        _left(ceph, place, "src", made, name)
+    with ThreadPoolExecutor(2) as threads:
+        walks = threads.submit(lambda: [homely.reap() for _ in range(6)])
+        taken = list(threads.map(lambda name: _again(lambda: peer.snapshot(place, "src", name)), wanted))
+        walks.result(120)
+    homely.reap()
+    assert _there(ceph, place, made) == dict.fromkeys(wanted, True)
+    assert [peer.snapshots.get(each.id) for each in taken] == taken
+
+
+def _again(ask: Callable[[], Snapshot]) -> Snapshot:
+    """As every asker does."""
+
+    def answered() -> Snapshot | None:
+        try:
+            return ask()
+        except (Unavailable, Conflict):
+            return None
+
+    return until(answered, 60, "it is taken")
+
+
+def test_a_name_that_is_asked_for_of_another_volume_leaves_nothing_on_the_first(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+) -> None:
+    first, second = (homely.create(place, name).image_id for name in ("first", "second"))
+    _left(ceph, place, "first", first, "monday")
+    assert peer.snapshot(place, "second", "monday").id.image_id == second
+    assert _there(ceph, place, first) == {}
+    peer.delete(place, "first")
+    assert peer.listed(place) == ["second"]
