@@ -3,9 +3,11 @@
 `ceph-provisioner.places.<hex digit>` maps a request's name to the pool and RADOS namespace. See `core.choices`.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -20,6 +22,11 @@ from provisioner.core.model import Credentials
 
 SHARDS = Shards("ceph-provisioner.places.")
 
+_PATIENCE = 20.0
+"""Seconds to wait for whoever makes the same volume."""
+_CALLS = 40
+"""RADOS calls that the longest way to a volume makes in all pools of a class, each bounded by the connection's timeout."""
+
 
 class _Value(msgspec.Struct):
     name: str
@@ -32,6 +39,15 @@ class CephReservations:
 
     def __init__(self, places: Places) -> None:
         self._places = places
+
+    @contextmanager
+    def alone(self, home: Place, name: str, credentials: Credentials | None) -> Iterator[None]:
+        """Choose for the name alone, by a RADOS lock that ends with this process."""
+        task = f"choice.{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:32]}"
+        with self._places.enrolled(home, credentials) as room, explained(f"choosing a pool for {name!r}"):
+            seconds = _CALLS * room.registry.timeout
+            with room.registry.alone(room.pool, task, f"volume {name!r}", seconds, _PATIENCE):
+                yield
 
     def reserved(self, home: Place, name: str, credentials: Credentials | None) -> Place | None:
         """The place that is reserved for the name."""

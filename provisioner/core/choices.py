@@ -3,9 +3,13 @@
 The name of the image is still the request's, but it could be made in two pools. So the choice is reserved first, exclusively,
 in a place that depends on the class only: its home. The reservation is an index, never the truth: it goes before the volume
 goes, and where it is missing the class's pools are looked through for the volume before another choice is made.
+
+One of all processes at a time chooses for a name: who finds no room in a pool, and goes on to the next, must be sure that
+nobody else finds room there since, and answers with it, or dies.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -76,6 +80,9 @@ def suitable(pools: Sequence[Reachable], topologies: Sequence[Segments]) -> list
 class Reservations(Protocol):
     """Where names are reserved: one place for each, set if there is none. Errors as of `VolumeStore`."""
 
+    def alone(self, home: Place, name: str, credentials: Credentials | None) -> AbstractContextManager[object]:
+        """Choose for the name alone, among all processes, for the block. Raises Conflict."""
+
     def reserved(self, home: Place, name: str, credentials: Credentials | None) -> Place | None:
         """The place that is reserved for the name."""
 
@@ -96,8 +103,12 @@ class Choices:
         """Make the volume in the first of `wanted` that has room, or give the one that was made in any of the class's `pools`.
 
         `request.place` is the home. Raises what `Volumes.create` raises, and AlreadyExists for a volume that lies in none of
-        the wanted pools.
+        the wanted pools, and Conflict while another makes it.
         """
+        with self._reservations.alone(request.place, request.name, request.credentials):
+            return self._create(request, pools, wanted)
+
+    def _create(self, request: CreateRequest, pools: Sequence[Candidate], wanted: Sequence[Candidate]) -> Volume:
         first = self.chosen_before(request, pools)
         if first is not None and first not in wanted:
             self._give_up_what_is_not_wanted(request, first)
@@ -134,7 +145,7 @@ class Choices:
         return made
 
     def _require(self, request: CreateRequest, candidate: Candidate, made: Volume | None = None) -> None:
-        """Raise Unavailable unless the choice still stands: another process may have found no room there, and gone on.
+        """Raise Unavailable unless the choice still stands: the volume may be deleted meanwhile, or our lock have lapsed.
 
         What was `made` meanwhile, and is promised to nobody, goes again.
         """

@@ -3,6 +3,7 @@
 The places are RADOS namespaces: to the choice they are as good as pools.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,9 +15,9 @@ from provisioner.ceph import reaper
 from provisioner.ceph.reaper import Reaper
 from provisioner.ceph.reservations import SHARDS, CephReservations
 from provisioner.core.choices import Candidate, Choices, Reservations
-from provisioner.core.errors import AlreadyExists, ProvisionerError, Unavailable
-from provisioner.core.ids import Place
-from provisioner.core.model import CreateRequest, SizeRange, Volume
+from provisioner.core.errors import AlreadyExists, OutOfSpace, ProvisionerError, Unavailable
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import CreateRequest, Credentials, SizeRange, Volume
 from provisioner.core.volumes import Volumes
 from tests.harness.ceph import Ceph
 from tests.harness.store import GIB, Provisioner, at, new_place, objects, omap
@@ -134,6 +135,46 @@ def test_many_that_choose_at_once_make_one_volume(provisioner: Provisioner, ceph
         for process in processes:
             process.close()
     assert len(answers) == len(where(provisioner, places)) == 1
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_where_one_finds_no_room_and_another_does_in_the_same_place_there_is_one_volume(
+    provisioner: Provisioner, ceph: Ceph, places: list[Place], dies: bool
+) -> None:
+    """The other comes, and may be killed before it answers, when the first has found nothing there and not yet gone on."""
+    answers: list[Volume] = []
+    other = Provisioner(ceph.config())
+
+    def ask() -> None:
+        with suppress(Killed):
+            answers.append(make(choices(other, "reserved", "before", spare=2) if dies else choices(other), places, 1, 2))
+
+    asks = threading.Thread(target=ask)
+
+    class Full:
+        """Has no room in the first place once, and lets the other ask when it was looked through."""
+
+        def create(self, request: CreateRequest) -> Volume:
+            if request.place == places[1]:
+                raise OutOfSpace(str(request.place))
+            return provisioner.volumes.create(request)
+
+        def settle(self, volume: VolumeId, credentials: Credentials | None) -> Volume | None:
+            found = provisioner.volumes.settle(volume, credentials)
+            asks.start()
+            asks.join(3)
+            return found
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(provisioner.volumes, name)
+
+    try:
+        answers.append(make(Choices(cast(Volumes, Full()), CephReservations(provisioner.places)), places, 1, 2))
+        asks.join(60)
+    finally:
+        other.close()
+    assert where(provisioner, places) == [places.index(answers[0].id.place)]
+    assert len({each.image_id for each in answers}) == 1
 
 
 def test_a_choice_that_nothing_came_of_is_forgotten_in_time(
