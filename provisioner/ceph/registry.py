@@ -10,6 +10,7 @@ late, in this process or another, renews, lets go or passes off for its own what
 """
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -28,6 +29,8 @@ from provisioner.ceph import wire
 from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import errno_of, explained
 from provisioner.core.errors import Conflict, InvalidRequest, Unavailable
+
+log = logging.getLogger(__name__)
 
 PROCESSES = "ceph-provisioner.processes"
 PURGE = "purge"
@@ -105,7 +108,7 @@ class Turn:
     """The lock of a task while one thread has it; see `Registry.turn`."""
 
     def __init__(self, pool: rados.Ioctx, task: str, cookie: str, seconds: int) -> None:
-        self._pool, self._task, self._cookie, self._seconds = pool, task, cookie, seconds
+        self._pool, self._task, self.cookie, self._seconds = pool, task, cookie, seconds
         self._due = 0.0
 
     def begin(self) -> bool:
@@ -118,11 +121,11 @@ class Turn:
 
     def end(self) -> None:
         """Give it back; lost already is fine."""
-        wire.unlock(self._pool, PROCESSES, self._task, self._cookie)
+        wire.unlock(self._pool, PROCESSES, self._task, self.cookie)
 
     def _taken(self, take: Callable[[rados.Ioctx, str, str, str, str, int], bool]) -> bool:
         due = time.monotonic() + self._seconds / 3
-        taken = take(self._pool, PROCESSES, self._task, self._cookie, "at work", self._seconds)
+        taken = take(self._pool, PROCESSES, self._task, self.cookie, "at work", self._seconds)
         self._due = due if taken else 0.0
         return taken
 
@@ -134,6 +137,8 @@ class Registry:
         self._connection = connection
         self._me = str(connection.instance)
         self._mine = this_process(connection.address)
+        self._unended: dict[str, str] = {}
+        """Tasks by the cookies of locks that Ceph may still have for us, though no thread is at it: it did not answer in time."""
 
     @property
     def timeout(self) -> int:
@@ -158,6 +163,7 @@ class Registry:
         """Say that this process is alive; at least every LAPSE seconds."""
         with explained("renewing the lock that says this process is alive"):
             self._renew(pool)
+            self._end_unended(pool)
 
     def leave(self, pool: rados.Ioctx) -> None:
         """Take this client off the list."""
@@ -173,16 +179,36 @@ class Registry:
         """
         turn, pause = Turn(pool, task, f"{self._me}.{uuid.uuid4().hex}", seconds), threading.Event()
         deadline = time.monotonic() + patience
-        while not (begun := turn.begin()) and time.monotonic() < deadline:
-            self.others_alive(pool)  # which buries the dead, and breaks their locks
-            pause.wait(0.1)
+        self._end_unended(pool, task)
+        begun = False
+        try:
+            while not (begun := turn.begin()) and time.monotonic() < deadline:
+                self.others_alive(pool)  # which buries the dead, and breaks their locks
+                pause.wait(0.1)
+        except rados.Error:
+            self._unended[turn.cookie] = task
+            raise
         if not begun:
             yield None
             return
         try:
             yield turn
         finally:
+            self._end(turn, task)
+
+    def _end(self, turn: Turn, task: str) -> None:
+        """Give a turn back; where Ceph does not answer, a heartbeat does so later: nobody else would, while we live."""
+        try:
             turn.end()
+        except rados.Error as error:
+            log.warning("the lock of %s is given back later: %s", task, error)
+            self._unended[turn.cookie] = task
+
+    def _end_unended(self, pool: rados.Ioctx, task: str = "") -> None:
+        for cookie, of in list(self._unended.items()):
+            if task in ("", of):
+                wire.unlock(pool, PROCESSES, of, cookie)
+                self._unended.pop(cookie, None)
 
     @contextmanager
     def alone(self, pool: rados.Ioctx, task: str, what: str, seconds: int = LAPSE, patience: float = 0.0) -> Iterator["Turn"]:

@@ -1,11 +1,12 @@
 """Snapshots: one RBD snapshot each, on the image itself. The Ceph side of `core.snapshots`.
 
 Taking one: claim the name in the index, have librbd take it, mark it in one atomic step that an image about to be deleted
-refuses. A process killed between leaves a claim, or a claim and a snapshot without its mark: the retry goes on from there.
+refuses. A process killed between leaves a claim, or a claim and a snapshot without its mark: the retry takes it anew.
 Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the mark, which is what a retry finds the way by.
 """
 
-import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,8 @@ from provisioner.core.model import Credentials, Entry, Origin, Snapshot, Snapsho
 _LOOKED_AT = 1000
 """Images that one page of snapshots looks at."""
 _ROUNDS = 5
+_MARKED_WITHIN = 1.0
+"""Seconds from a snapshot to its mark, where neither Ceph nor the process stands still."""
 
 
 class CephSnapshots:
@@ -80,12 +83,15 @@ class CephSnapshots:
             for _ in range(_ROUNDS):
                 try:
                     with rbd.Image(room.pool, image_id=entry.image_id) as image:
-                        _create(image, entry.id.snapshot)
+                        number = _create(image, entry.id.snapshot)
                 except rbd.ImageNotFound:
                     raise NotFound(f"volume {entry.volume}") from None
-                if (made := commit(room.pool, entry)) is not None:
+                if number is None and not _is_marked_soon(room, entry):
+                    snapshot_removal.take_away(room, entry.image_id, entry.id.snapshot)
+                elif (made := commit(room.pool, entry, number=number)) is not None:
                     return made
-                snapshot_removal.finish(room, entry.image_id, entry.id.snapshot)  # a leftover: it is taken anew
+                else:
+                    snapshot_removal.finish(room, entry.image_id, entry.id.snapshot)  # a leftover: it is taken anew
         raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away {_ROUNDS} times while it was made")
 
     def scrap(self, entry: Entry, credentials: Credentials | None) -> bool:
@@ -152,8 +158,8 @@ class CephSnapshots:
                 index.drop(room.pool, entry)
 
 
-def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot | None:
-    """Mark a snapshot that was just taken; None if it is a condemned leftover. See `snapshot_removal`.
+def commit(pool: rados.Ioctx, entry: Entry, group: str = "", number: int | None = None) -> Snapshot | None:
+    """Mark a snapshot that was just taken, the one of this `number` if it is told; None if it is a condemned leftover.
 
     NotFound, and no snapshot, if its volume was deleted meanwhile.
     """
@@ -168,7 +174,7 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot | None:
         if marks.DELETING in album.header.metadata:
             snapshot_removal.remove(pool, entry.image_id, name)
             raise NotFound(f"volume {entry.volume}")
-        if (before := snapshot_removal.if_not_condemned(album, there)) is None:
+        if number not in (None, there.number) or (before := snapshot_removal.if_not_condemned(album, there)) is None:
             return None
         by, stamp = index.origin_of(entry)
         mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group, entry.labels, by, stamp)
@@ -179,11 +185,33 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "") -> Snapshot | None:
     raise Unavailable(f"image {entry.volume} kept changing while its snapshot {entry.name} was marked")
 
 
-def _create(image: rbd.Image, name: str) -> None:
-    """Take the snapshot. Clients that can stand still for it are asked to, if there are any but us."""
+def _create(image: rbd.Image, name: str) -> int | None:
+    """Take the snapshot, and give its number; None if there is one. Clients that can stand still for it are asked to, if any.
+
+    One that is there without our mark was left by an attempt whose end nobody saw. Where Ceph did not answer librbd in time, that
+    gave the number back and let it stand in the header: the content that it should keep is lost.
+    """
     alone = len(list(image.watchers_list())) <= 1
-    with contextlib.suppress(rbd.ImageExists):
+    try:
         image.create_snap(name, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE if alone else 0)
+        return image.snap_get_id(name)
+    except (rbd.ImageExists, rbd.ImageNotFound):  # one is there, or was taken away at once: an asker of the same is at it
+        return None
+
+
+def _is_marked_soon(room: Room, entry: Entry) -> bool:
+    """Tell whether the snapshot is marked, as soon as whoever may just be at it has had the time."""
+    deadline, pause = time.monotonic() + _MARKED_WITHIN, threading.Event()
+    while True:
+        album = read_album(room.pool, entry.image_id)
+        there = album.named(entry.id.snapshot) if album is not None else None
+        if album is None or there is None:
+            return False
+        if album.mark_of(there) is not None:
+            return True
+        if time.monotonic() > deadline or not room.registry.others_alive(room.pool):
+            return False
+        pause.wait(0.1)
 
 
 def _claim_of(place: Place, mark: SnapshotMark) -> Entry:

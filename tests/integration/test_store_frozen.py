@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -72,6 +73,20 @@ def test_while_the_osd_is_frozen_every_request_is_told_so_in_time_and_after_it_a
     hasty.purge()
     with at(ceph, place) as pool:
         assert not unexplained(pool)
+
+
+def test_a_lock_that_a_stall_keeps_from_being_given_back_is_given_back_soon_after(
+    ceph: Ceph, hasty: Provisioner, place: Place
+) -> None:
+    """Its holder lives, so nobody else would take it away before it lapses."""
+    other = Provisioner(ceph.config())
+    with hasty.places.enrolled(place, None) as room, other.places.enrolled(place, None) as rival:
+        with ExitStack() as frozen, room.registry.turn(room.pool, "work", seconds=600) as turn:
+            assert turn is not None
+            frozen.enter_context(ceph.frozen_osd())
+        with rival.registry.turn(rival.pool, "work", seconds=600, patience=LAPSE) as theirs:
+            assert theirs is not None
+    other.close()
 
 
 def test_a_frozen_cluster_costs_another_none_of_its_heartbeats(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> None:

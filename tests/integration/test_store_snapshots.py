@@ -27,6 +27,7 @@ from tests.harness.store import (
     index,
     lose_index,
     omap,
+    read,
     set_omap,
     unexplained,
     write,
@@ -223,6 +224,21 @@ def test_a_create_that_was_killed_is_gone_on_with(
     taken = peer.snapshot(place, "pvc-1", "monday")
     assert homely.snapshots.of(VolumeId(place, "pvc-1")) == [taken]
     assert _rbd_snapshots(ceph, place, "pvc-1") == ["monday"]
+
+
+def test_one_that_librbd_gave_up_in_a_stall_is_taken_anew(ceph: Ceph, homely: Provisioner, place: Place) -> None:
+    """It stands in the header, but librbd gave its number back and never made its object map: it keeps no content."""
+    made = homely.create(place, "pvc-1").image_id
+    write(ceph, place, "pvc-1", b"first")
+    _claim_of(homely, place, "pvc-1", made, "monday")
+    with at(ceph, place) as pool, rbd.Image(pool, "pvc-1") as image:
+        image.create_snap("monday")
+        pool.remove_object(f"rbd_object_map.{made}.{image.snap_get_id('monday'):016x}")
+    write(ceph, place, "pvc-1", b"later")
+    taken = homely.snapshot(place, "pvc-1", "monday")
+    write(ceph, place, "pvc-1", b"today")
+    homely.clone(place, "pvc-2", taken.id)
+    assert read(ceph, place, "pvc-2", 5) == b"later"
 
 
 @pytest.mark.parametrize("steps", [1, 2])
