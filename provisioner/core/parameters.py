@@ -4,6 +4,7 @@ Names follow ceph-csi where the meaning is the same; those of `ceph.com/rbd` cla
 changes its `provisioner:`. Like there, case does not matter. What can't be honoured is refused by name, with the reason.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -93,7 +94,12 @@ class ClassParameters:
 
 def read_parameters(given: Mapping[str, str]) -> ClassParameters:
     """Check a StorageClass' parameters. Raises InvalidRequest naming the parameter and its value."""
-    said = _canonical(given)
+    return _read(tuple(given.items()))
+
+
+@functools.lru_cache(maxsize=64)  # there are few classes, and each call brings one
+def _read(given: tuple[tuple[str, str], ...]) -> ClassParameters:
+    said = _canonical(dict(given))
     _refuse_image_format(said)
     for name, why in _NOT_TRUE.items():
         if _switch(said, name):
