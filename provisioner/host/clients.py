@@ -10,26 +10,31 @@ from collections.abc import Collection, Sequence
 
 from provisioner.core.attachments import Attachments
 from provisioner.core.attachments import Node as NodeEntry
-from provisioner.core.errors import Conflict, Denied, NotFound, ProvisionerError
+from provisioner.core.errors import Conflict, Denied, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials
 from provisioner.host.ports import Attachment, Kind
 
 log = logging.getLogger(__name__)
 
+_ROUNDS = 5
+"""Times that other nodes may begin to use an image at the very moment that this one does."""
+
 
 class Clients:
     """The clients of one node."""
 
-    def __init__(self, attachments: Attachments, node: str) -> None:
-        self._attachments, self._node = attachments, node
+    def __init__(self, attachments: Attachments, node: str, max_volumes: int = 0) -> None:
+        """`max_volumes` is how many volumes the node takes, 0 for any number."""
+        self._attachments, self._node, self._max_volumes = attachments, node, max_volumes
 
     def enrol(self, clusters: Collection[str], topology: dict[str, str]) -> list[str]:
         """Make the node known in each cluster; gives those that could not be told, with the reason."""
         failed = []
         for cluster in clusters:
             try:
-                self._attachments.enrol_node(cluster, NodeEntry(self._node, (), topology, time.time()))
+                entry = NodeEntry(self._node, (), topology, time.time(), self._max_volumes)
+                self._attachments.enrol_node(cluster, entry)
             except ProvisionerError as error:
                 failed.append(f"{cluster}: {error}")
         return failed
@@ -56,7 +61,8 @@ class Clients:
         """
         volume = attachment.image.volume
         recorded = self._attachments.clients(volume, self._node, credentials)
-        if kind.find(volume) is not None and not recorded:
+        found = kind.find(volume) is not None
+        if found and not recorded and (kind.address(volume) or not attachment.read_only):
             kind.detach(volume)  # attached by a process that was killed before it recorded: nobody has used it
         try:
             self._attach(kind, attachment, credentials)
@@ -65,18 +71,35 @@ class Clients:
             self._attach(kind, kind.apart(attachment), credentials)
 
     def _attach(self, kind: Kind, attachment: Attachment, credentials: Credentials | None) -> None:
-        volume, was_there = attachment.image.volume, kind.find(attachment.image.volume) is not None
-        before = self._watching(volume, credentials)
-        kind.attach(attachment)
-        address = kind.address(volume)
-        ours = {address} if address else set() if was_there else self._watching(volume, credentials) - before
+        volume = attachment.image.volume
         try:
-            for client in sorted(ours):
+            if client := self._client(kind, attachment, credentials):
                 self._attachments.record_client(volume, self._node, client, credentials)
         except ProvisionerError:
             with contextlib.suppress(ProvisionerError):
                 kind.detach(volume)
             raise
+
+    def _client(self, kind: Kind, attachment: Attachment, credentials: Credentials | None) -> str:
+        """Attach, and give the address of the client that did; "" for one that is recorded already, or can't write.
+
+        A kind that can't name its client has the one that began to watch the image meanwhile. Where several did, another
+        node's are among them, and nobody could say which is whose: then it is done again, with those known.
+        """
+        volume = attachment.image.volume
+        for _ in range(_ROUNDS):
+            was_there = kind.find(volume) is not None
+            before = self._watching(volume, credentials)
+            kind.attach(attachment)
+            if address := kind.address(volume):
+                return address
+            if was_there or attachment.read_only:
+                return ""
+            fresh = self._watching(volume, credentials) - before
+            if len(fresh) == 1:
+                return fresh.pop()
+            kind.detach(volume)
+        raise Unavailable(f"volume {volume}: which client is this node's can't be told, so many begin to use it at once")
 
     def gone(self, volume: VolumeId) -> None:
         """Strike off what was recorded, now that no device of the volume is left here."""

@@ -110,7 +110,7 @@ def node(
     process = wiring.Process()
     places = Places(Clusters(config.clusters))
     images = NodeImages(places.clusters)
-    clients = Clients(Attachments(CephAttachments(places)), node_id)
+    clients = Clients(Attachments(CephAttachments(places)), node_id, max_volumes)
     keys = VolumeKeys(images, KeyServices(config.kms).get)
     volumes = host_node(images, clients, run_directory, process.flights(), keys, mounter, read_affinity)
     pulse = Pulse(config.clusters, places.ask)
