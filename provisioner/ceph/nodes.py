@@ -4,7 +4,7 @@ A note is metadata `ceph-provisioner.node.<key>`: the image's internal id, a bla
 inherits it, does not take its parent's for its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -23,6 +23,8 @@ from provisioner.core.model import Credentials, Opening
 _NOTE = marks.PREFIX + "node."
 KEYS = "encryption.ceph-provisioner"
 """The key record's metadata: not below our prefix, since clones are to inherit it."""
+_PLAIN = 0x1FF
+"""Feature bits of librbd with which an object that is not there reads as zeros: all up to `operations`, not `migrating`."""
 _CHEAP = rbd.RBD_FEATURE_FAST_DIFF
 
 
@@ -69,6 +71,22 @@ class NodeImages:
         with self._pool(image) as (_, pool), explained(f"noting {key} on {image.volume}"):
             if not headers.write_metadata(pool, image.image_id, {_NOTE + key: noted}):
                 raise NotFound(f"volume {image.volume}")
+
+    def is_blank(self, image: Opening, head: int, tail: int) -> bool:
+        """Whether the first and the last so many bytes were never written: some questions to Ceph, in place of reading them.
+
+        False also where that can't be told so cheaply: of clones, and of images that are striped in an uncommon way.
+        """
+        with self._pool(image) as (connection, pool), explained(f"looking whether {image.volume} is empty"):
+            header = headers.read_header(pool, image.image_id)
+            raw = wire.omap_values(pool, headers.header_object(image.image_id), "object_prefix").get("object_prefix", b"")
+            if header is None or not raw or header.parent is not None or header.features & ~_PLAIN or header.stripe_count > 1:
+                return False
+            names_ = _objects_at(wire.text(raw), header.order, ((0, head), (image.size - tail, image.size)))
+            if header.data_pool_id == headers.NO_DATA_POOL:
+                return not any(_is_there(pool, name) for name in names_)
+            with connection.pool_by_id(header.data_pool_id, image.volume.place.namespace) as data:
+                return not any(_is_there(data, name) for name in names_)
 
     def used(self, image: Opening) -> int | None:
         """Bytes of the objects that there are, from the object map; None without one."""
@@ -137,6 +155,20 @@ class NodeImages:
         own = image.credentials if image.credentials.user != self._clusters.config(place.cluster).user else None
         with self._clusters.connection(place.cluster, own) as connection, connection.pool(place) as pool:
             yield connection, pool
+
+
+def _objects_at(prefix: str, order: int, spans: Iterable[tuple[int, int]]) -> list[str]:
+    """The data objects of an image that hold the bytes of the spans."""
+    numbers = {n for start, end in spans for n in range(max(start, 0) >> order, (max(end, 1) - 1 >> order) + 1)}
+    return [f"{prefix}.{number:016x}" for number in sorted(numbers)]
+
+
+def _is_there(pool: rados.Ioctx, name: str) -> bool:
+    try:
+        pool.stat(name)
+    except rados.ObjectNotFound:
+        return False
+    return True
 
 
 def _encoded(record: KeyRecord) -> str:

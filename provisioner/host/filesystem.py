@@ -17,7 +17,7 @@ from provisioner.host.blocks import size_of
 from provisioner.host.commands import CommandFailed, Commands
 
 _PROBE_SECONDS, _FORMAT_SECONDS, _GROW_SECONDS, _CHECK_SECONDS = 30.0, 300.0, 300.0, 300.0
-_HEAD, _TAIL, _STEP = 4 * MIB, MIB, 1 * MIB
+HEAD, TAIL, _STEP = 4 * MIB, MIB, 1 * MIB
 """Bytes at the start and at the end of a device that have to be empty where no file system is recognized."""
 _NOTHING, _AMBIGUOUS = 2, 8
 """blkid(8): exit codes."""
@@ -142,7 +142,7 @@ def is_empty(device: Path) -> bool:
     """Whether the first and the last MiBs of a device hold nothing but zeros."""
     size = size_of(device)
     with device.open("rb", buffering=0) as opened:
-        spans = ((0, min(_HEAD, size)), (max(size - _TAIL, 0), size))
+        spans = ((0, min(HEAD, size)), (max(size - TAIL, 0), size))
         return all(_is_zero(opened.fileno(), start, end) for start, end in spans)
 
 

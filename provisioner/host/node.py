@@ -16,7 +16,7 @@ from provisioner.core.model import Credentials, Opening
 from provisioner.core.single_flight import SingleFlight
 from provisioner.host import blocks
 from provisioner.host.clients import Clients
-from provisioner.host.filesystem import FileSystems, Wanted, mount_options
+from provisioner.host.filesystem import HEAD, TAIL, FileSystems, Wanted, mount_options
 from provisioner.host.luks import KIND, Luks
 from provisioner.host.mounts import Mount, Mounts, check_path
 from provisioner.host.patience import Patience
@@ -130,10 +130,12 @@ class Node:
             device = kind.attach(attachment)
             if blocks.is_read_only(device) and not request.read_only:
                 raise AlreadyExists(f"{device} for {request.volume}", ["it is for reading only"])
+            # what another has in its caches of a device that was there already, Ceph can't know
+            blank = attached is None and not request.read_only and self._images.is_blank(image, HEAD, TAIL)
             if request.encryption is not None:
-                device = self._decrypted(request, request.encryption, image, device)
+                device, blank = self._decrypted(request, request.encryption, image, device, blank=blank), False
             if request.file_system is not None:
-                self._mount(request, request.file_system, image, device, path)
+                self._mount(request, request.file_system, image, device, path, blank=blank)
         except ProvisionerError:
             if attached is None:
                 self._undo(kind, request.volume, path)
@@ -168,8 +170,8 @@ class Node:
             return None
         return attached
 
-    def _mount(self, request: Stage, wanted: Wanted, image: Opening, device: Path, path: Path) -> None:
-        kind, fresh = self._file_system(request, wanted, image, device)
+    def _mount(self, request: Stage, wanted: Wanted, image: Opening, device: Path, path: Path, *, blank: bool) -> None:
+        kind, fresh = self._file_system(request, wanted, image, device, blank=blank)
         if not fresh and not request.read_only:
             self._file_systems.check(device, kind)
         path.mkdir(mode=0o750, exist_ok=True)
@@ -179,10 +181,10 @@ class Node:
         if not fresh and not request.read_only and self._file_systems.lags(device, kind):
             self._file_systems.grow(device, kind, path)
 
-    def _file_system(self, request: Stage, wanted: Wanted, image: Opening, device: Path) -> tuple[str, bool]:
-        """Find the device's file system, or make one; tells whether it was made."""
+    def _file_system(self, request: Stage, wanted: Wanted, image: Opening, device: Path, *, blank: bool) -> tuple[str, bool]:
+        """Find the device's file system, or make one; tells whether it was made. Nothing is to be found on a `blank` one."""
         begun = not request.read_only and self._images.note(image, _FORMATTING)
-        found = "" if begun else self._file_systems.probe(device)
+        found = "" if begun or blank else self._file_systems.probe(device)
         if found:
             if found == KIND:
                 raise Unfit(f"volume {request.volume}", "is encrypted, and was not asked for so")
@@ -201,12 +203,12 @@ class Node:
         self._images.take_note(image, _FORMATTING, "")
         return wanted.kind or "ext4", True
 
-    def _decrypted(self, request: Stage, how: Encryption, image: Opening, device: Path) -> Path:
+    def _decrypted(self, request: Stage, how: Encryption, image: Opening, device: Path, *, blank: bool) -> Path:
         """Open an encrypted device, after making it one if there is surely nothing on it."""
         if found := self._luks.find(request.volume):
             return found
         begun = not request.read_only and self._images.note(image, _ENCRYPTING)
-        holds = "" if begun else self._file_systems.probe(device)
+        holds = "" if begun or blank else self._file_systems.probe(device)
         if not holds and request.read_only:
             raise Unfit(f"volume {request.volume}", "holds nothing, and nothing may be written to it")
         if holds and holds != KIND:
@@ -335,14 +337,15 @@ class Node:
 
     def _kind(self, name: str) -> Kind:
         """The kind of that name, or with "" or "auto" the first that works here."""
-        lacking = {kind.name: kind.missing() for kind in self._kinds}
-        automatic = name in ("", "auto")
+        automatic, lacking = name in ("", "auto"), {}
         for kind in self._kinds:
-            if (automatic or kind.name == name) and not lacking[kind.name]:
-                return kind
-        if not automatic and name not in lacking:
-            raise InvalidRequest("mounter", name, f"must be one of {', '.join(lacking)}, auto")
-        raise Unfit("this node", f"can't attach: {'; '.join(f'{kind}: {why}' for kind, why in lacking.items() if why)}")
+            if automatic or kind.name == name:
+                if not (why := kind.missing()):
+                    return kind
+                lacking[kind.name] = why
+        if not lacking:
+            raise InvalidRequest("mounter", name, f"must be one of {', '.join(kind.name for kind in self._kinds)}, auto")
+        raise Unfit("this node", f"can't attach: {'; '.join(f'{kind}: {why}' for kind, why in lacking.items())}")
 
 
 def _refuse_other_use(there: Mount, mounts: Sequence[Mount], request: Publish) -> None:

@@ -30,6 +30,9 @@ class Images(Protocol):
     def take_note(self, image: Opening, key: str, value: str) -> None:
         """Note something on the image; "" takes the note away."""
 
+    def is_blank(self, image: Opening, head: int, tail: int) -> bool:
+        """Whether the first and the last so many bytes were surely never written; False where that takes reading them."""
+
     def used(self, image: Opening) -> int | None:
         """Bytes of the image that hold data, where the image can tell cheaply."""
 

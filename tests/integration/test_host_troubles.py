@@ -101,7 +101,7 @@ def test_a_volume_whose_daemon_died_is_told_of_and_mended_by_the_next_stage(node
     assert node.traces(volume) == []
 
 
-@pytest.mark.parametrize("offset", [0, 1 * MIB, 511 * MIB])
+@pytest.mark.parametrize("offset", [0, 1 * MIB, 511 * MIB, 512 * MIB - 19])
 def test_data_that_is_no_file_system_is_never_formatted_over(node: NodeProgram, ceph: Ceph, offset: int) -> None:
     volume = new_image(ceph)
     write_to(ceph, volume, offset, b"somebody's database")
