@@ -1,4 +1,4 @@
-"""The main job: a claim becomes an image and a bound PersistentVolume, and goes as it came."""
+"""The main job: a claim becomes an image and a bound PersistentVolume, and goes as it came. About 12 s."""
 
 import pytest
 import rados

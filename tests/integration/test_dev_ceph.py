@@ -1,4 +1,4 @@
-"""hack/dev-ceph brings up a real Ceph for anybody who may write to a directory, and takes all of it down again."""
+"""hack/dev-ceph brings up a real Ceph for anybody who may write to a directory, and takes all of it down again. About 60 s."""
 
 import json
 import os
@@ -96,6 +96,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
     tool("stop", path, "--purge")
 
 
+@pytest.fixture(scope="module")
+def worn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a cluster that tests may stop and kill: each begins with a start, whatever the last one left."""
+    path = tmp_path_factory.mktemp("worn") / "c"
+    yield path
+    tool("stop", path, "--purge")
+
+
 def test_two_clusters_run_side_by_side_for_nobody(home: Path) -> None:
     homes = [home, home.with_name("d")]
     with ThreadPoolExecutor() as both:
@@ -168,38 +176,38 @@ def test_start_on_a_running_cluster_changes_nothing(running: tuple[Path, dict[st
     assert (start(home), pids(home)) == (told, before)
 
 
-def test_a_later_start_adds_a_pool(home: Path) -> None:
-    start(home)
-    told = start(home, "--pool", "more")
+def test_a_later_start_adds_a_pool(worn: Path) -> None:
+    start(worn)
+    told = start(worn, "--pool", "more")
     with pool(told, "more") as context:
         rbd.RBD().create(context, "image", SIZE, old_format=False)
         assert rbd.RBD().list(context) == ["image"]
 
 
-def test_stop_leaves_no_process(home: Path) -> None:
-    start(home)
-    tool("stop", home)
-    assert commands_in(home) == []
+def test_stop_leaves_no_process(worn: Path) -> None:
+    start(worn)
+    tool("stop", worn)
+    assert commands_in(worn) == []
 
 
-def test_a_stopped_cluster_comes_back_with_its_data(home: Path) -> None:
-    write(start(home), "kept")
-    tool("stop", home)
-    assert read(start(home), "kept") == "kept"
+def test_a_stopped_cluster_comes_back_with_its_data(worn: Path) -> None:
+    write(start(worn), "kept")
+    tool("stop", worn)
+    assert read(start(worn), "kept") == "kept"
 
 
 @pytest.mark.parametrize("daemon", DAEMONS)
-def test_start_brings_back_what_was_killed(home: Path, daemon: str) -> None:
-    write(start(home), "kept")
-    os.kill(pids(home)[daemon] or 0, signal.SIGKILL)
-    assert read(start(home), "kept") == "kept"
+def test_start_brings_back_what_was_killed(worn: Path, daemon: str) -> None:
+    write(start(worn), f"kept-{daemon}")
+    os.kill(pids(worn)[daemon] or 0, signal.SIGKILL)
+    assert read(start(worn), f"kept-{daemon}") == f"kept-{daemon}"
 
 
-def test_restart_daemon_replaces_that_one(home: Path) -> None:
-    start(home)
-    before = pids(home)
-    tool("restart-daemon", home, "osd.0")
-    after = pids(home)
+def test_restart_daemon_replaces_that_one(worn: Path) -> None:
+    start(worn)
+    before = pids(worn)
+    tool("restart-daemon", worn, "osd.0")
+    after = pids(worn)
     assert [name for name in DAEMONS if before[name] != after[name]] == ["osd.0"]
 
 
@@ -221,8 +229,8 @@ def test_a_first_start_that_is_told_to_end_leaves_no_process(home: Path) -> None
     assert commands_in(home) == []
 
 
-def test_the_gateway_answers(home: Path) -> None:
-    told = start(home, "--rgw")
+def test_the_gateway_answers(worn: Path) -> None:
+    told = start(worn, "--rgw")
     assert b"ListAllMyBucketsResult" in urllib3.request("GET", told["gateway"], timeout=10, retries=False).data
 
 
@@ -239,15 +247,15 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path, words: tuple
     assert (done.returncode, [path.name for path in tmp_path.iterdir()]) == (1, ["thesis"])
 
 
-def test_a_pid_that_came_to_name_another_process_is_left_alone(home: Path) -> None:
-    start(home)
-    tool("stop", home)
+def test_a_pid_that_came_to_name_another_process_is_left_alone(worn: Path) -> None:
+    start(worn)
+    tool("stop", worn)
     with subprocess.Popen(["sleep", "60"]) as stranger:
         stat = Path(f"/proc/{stranger.pid}/stat").read_text().split()
         earlier = [*stat[:21], str(int(stat[21]) - 1), *stat[22:]]
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        (home / "osd.0.pid").write_text(boot + " ".join(earlier) + "\n")
-        tool("stop", home)
+        (worn / "osd.0.pid").write_text(boot + " ".join(earlier) + "\n")
+        tool("stop", worn)
         lives = stranger.poll() is None
         stranger.kill()
     assert lives

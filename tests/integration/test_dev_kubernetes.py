@@ -1,6 +1,6 @@
 """hack/dev-kubernetes brings up a real control plane, keeps it as asked, and takes all of it down again.
 
-CEPH_PROVISIONER_TEST_KUBERNETES chooses the version (1.30 or 1.36); `make` builds it beforehand.
+CEPH_PROVISIONER_TEST_KUBERNETES chooses the version (1.30 or 1.36); `make` builds it beforehand. About 45 s.
 """
 
 import json

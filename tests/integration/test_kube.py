@@ -1,6 +1,6 @@
 """provisioner.kube against a real API server: what its own tests take for granted of the protocol is so.
 
-CEPH_PROVISIONER_TEST_KUBERNETES chooses the version, as for the other tests with a cluster.
+CEPH_PROVISIONER_TEST_KUBERNETES chooses the version, as for the other tests with a cluster. About 60 s.
 """
 
 import os

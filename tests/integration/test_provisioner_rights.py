@@ -1,6 +1,6 @@
 """What client.provisioner may do, and what whoever holds its key may not: asked of a real monitor, OSD and manager.
 
-The caps under test are hack/ceph/caps.py's, which operators are told to give.
+The caps under test are hack/ceph/caps.py's, which operators are told to give. About 10 s.
 """
 
 import errno
