@@ -1,9 +1,11 @@
 """Processes of ours and a place of the test's own, for tests of the store."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from provisioner.ceph.cluster import ClusterConfig
 from provisioner.core.ids import Place
 from tests.harness.ceph import Ceph
 from tests.harness.store import Provisioner, at_home, new_place
@@ -15,31 +17,39 @@ def place(ceph: Ceph) -> Place:
     return new_place(ceph)
 
 
+@contextmanager
+def at_work(config: ClusterConfig) -> Iterator[Provisioner]:
+    """A process of ours for the block."""
+    process = Provisioner(config)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
 @pytest.fixture
 def ours(ceph: Ceph) -> Iterator[Provisioner]:
     """One process of ours."""
-    process = Provisioner(ceph.config())
-    try:
+    with at_work(ceph.config()) as process:
         yield process
-    finally:
-        process.close()
-
-
-@pytest.fixture
-def homely(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
-    """One process of ours whose cluster's home is the test's own place."""
-    process = Provisioner(at_home(ceph, place))
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 @pytest.fixture
 def peer(ceph: Ceph) -> Iterator[Provisioner]:
     """Another process of ours, alive."""
-    process = Provisioner(ceph.config())
-    try:
+    with at_work(ceph.config()) as process:
         yield process
-    finally:
-        process.close()
+
+
+@pytest.fixture
+def homely(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
+    """One process of ours whose cluster's home is the test's own place."""
+    with at_work(at_home(ceph, place)) as process:
+        yield process
+
+
+@pytest.fixture
+def twin(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
+    """Another process of ours with that home."""
+    with at_work(at_home(ceph, place)) as process:
+        yield process

@@ -5,7 +5,6 @@ About 60 seconds.
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -19,7 +18,7 @@ from provisioner.core.ids import GroupId, Place, VolumeId, group_id
 from provisioner.core.model import MIB, Volume
 from tests.harness.ceph import Ceph
 from tests.harness.group_victim import NAME
-from tests.harness.store import Provisioner, Victim, at, at_home, new_place, omap, unexplained
+from tests.harness.store import Provisioner, Victim, at, new_place, omap, unexplained
 from tests.harness.waiting import until
 from tests.harness.writer import number_in, writing
 
@@ -29,16 +28,6 @@ IMAGES = ["pvc-a", "pvc-b", "pvc-c"]
 @pytest.fixture
 def volumes(homely: Provisioner, place: Place) -> list[Volume]:
     return [homely.create(place, name, 4 * MIB) for name in IMAGES]
-
-
-@pytest.fixture
-def successor(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
-    """Another process of ours, not yet at work."""
-    process = Provisioner(at_home(ceph, place))
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 def request(place: Place, images: list[str] = IMAGES) -> GroupRequest:
@@ -67,11 +56,11 @@ def is_empty(ceph: Ceph, place: Place) -> bool:
 
 @pytest.mark.parametrize("step", ["roll", "claim", "snapshot", "taken", "mark"])
 def test_killed_on_the_way_a_group_is_taken_whole_by_the_next(
-    ceph: Ceph, homely: Provisioner, successor: Provisioner, place: Place, volumes: list[Volume], step: str
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place, volumes: list[Volume], step: str
 ) -> None:
     with at(ceph, place) as pool, writing(pool, IMAGES) as writer:
         killed_at(ceph, place, step)
-        group = successor.groups.create(request(place))
+        group = twin.groups.create(request(place))
         writer.goes_on(30)
     first, second, third = numbers(ceph, place, group)
     assert first >= second >= third >= first - 1
@@ -83,22 +72,22 @@ def test_killed_on_the_way_a_group_is_taken_whole_by_the_next(
 
 @pytest.mark.parametrize("step", ["roll", "snapshot", "mark"])
 def test_killed_on_the_way_a_group_can_be_deleted(
-    ceph: Ceph, successor: Provisioner, place: Place, volumes: list[Volume], step: str
+    ceph: Ceph, twin: Provisioner, place: Place, volumes: list[Volume], step: str
 ) -> None:
     killed_at(ceph, place, step)
-    successor.groups.delete(group_id(place, NAME))
+    twin.groups.delete(group_id(place, NAME))
     assert is_empty(ceph, place)
 
 
 @pytest.mark.parametrize(("step", "action"), [("snapshot", "take"), ("wiped", "delete")])
 def test_what_nobody_asks_for_again_is_taken_away_in_the_background(
-    ceph: Ceph, homely: Provisioner, successor: Provisioner, place: Place, volumes: list[Volume], step: str, action: str
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place, volumes: list[Volume], step: str, action: str
 ) -> None:
     if action == "delete":
         homely.groups.create(request(place))
     killed_at(ceph, place, step, action)
-    successor.volumes.attend(place)
-    assert successor.reap().scrapped == 1
+    twin.volumes.attend(place)
+    assert twin.reap().scrapped == 1
     assert is_empty(ceph, place)
 
 
@@ -137,12 +126,12 @@ def test_a_killed_delete_is_finished_by_the_next_delete_and_by_the_next_create(
 
 
 def test_writers_held_by_a_killed_process_go_on_when_it_is_fenced(
-    ceph: Ceph, successor: Provisioner, place: Place, volumes: list[Volume]
+    ceph: Ceph, twin: Provisioner, place: Place, volumes: list[Volume]
 ) -> None:
     with at(ceph, place) as pool, writing(pool, IMAGES) as writer:
         killed_at(ceph, place, "locked")
         assert writer.stands()
-        successor.volumes.attend(place)
+        twin.volumes.attend(place)
         assert writer.goes_on(20) < 15
     assert writer.failures == []
 
@@ -175,7 +164,7 @@ def test_writers_are_let_go_when_holding_them_takes_too_long(
 
 
 def test_two_processes_take_one_group(
-    ceph: Ceph, homely: Provisioner, successor: Provisioner, place: Place, volumes: list[Volume]
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place, volumes: list[Volume]
 ) -> None:
     def ask(process: Provisioner) -> Group | None:
         for _ in range(100):
@@ -187,7 +176,7 @@ def test_two_processes_take_one_group(
         return None
 
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(ask, (homely, successor))
+        one, other = pool.map(ask, (homely, twin))
     assert one == other
     assert one is not None
     assert len(one.snapshots) == 3

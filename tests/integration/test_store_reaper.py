@@ -14,20 +14,10 @@ from provisioner.core.errors import Conflict
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Entry, Layout
 from tests.harness.ceph import Ceph
-from tests.harness.store import GIB, Provisioner, at, at_home, image_id, index, omap, read, set_omap, unexplained, write
+from tests.harness.store import GIB, Provisioner, at, image_id, index, omap, read, set_omap, unexplained, write
 from tests.harness.waiting import until
 
 SHALLOW = Layout(frozenset({"layering", "exclusive-lock", "object-map", "fast-diff"}))
-
-
-@pytest.fixture
-def peer(ceph: Ceph, place: Place):  # type: ignore[no-untyped-def]
-    """Another process of ours, with the same home."""
-    process = Provisioner(at_home(ceph, place))
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 def _names(ceph: Ceph, place: Place) -> list[str]:
@@ -108,13 +98,13 @@ def _text(word: str) -> bytes:
     return len(word).to_bytes(4, "little") + word.encode()
 
 
-def test_what_a_living_builder_is_at_is_left_alone(ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place) -> None:
+def test_what_a_living_builder_is_at_is_left_alone(ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place) -> None:
     homely.create(place, "src")
-    peer.volumes.attend(place)
+    twin.volumes.attend(place)
     name = names.NEW + 32 * "0"
     with at(ceph, place) as pool:
         rbd.RBD().create(pool, name, GIB, features=61)
-    for builder in (peer, homely):  # a process's own reaper, too
+    for builder in (twin, homely):  # a process's own reaper, too
         with builder.places.enrolled(place, None) as room, room.registry.turn(room.pool, clones.lock_of(name), 60) as turn:
             assert turn is not None
             assert homely.reap() == reaper.Reap()
@@ -122,15 +112,15 @@ def test_what_a_living_builder_is_at_is_left_alone(ceph: Ceph, homely: Provision
 
 
 def test_a_momentary_snapshot_of_a_dead_builder_goes_and_one_of_a_living_stays(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place
 ) -> None:
     made = homely.create(place, "src").image_id
-    peer.volumes.attend(place)
+    twin.volumes.attend(place)
     with at(ceph, place) as pool:
         with rbd.Image(pool, "src") as image:
             image.create_snap("cp.src.dead")
             image.create_snap("cp.src.alive")
-        notes = {"dead": 999999, "alive": peer.client()}
+        notes = {"dead": 999999, "alive": twin.client()}
         set_omap(pool, clones.BUILDS, {key: json.dumps({"image_id": made, "by": by}).encode() for key, by in notes.items()})
         set_omap(pool, clones.BUILDS, {"garbled": b"?"})
         assert homely.reap() == reaper.Reap(scrapped=2)
@@ -140,23 +130,23 @@ def test_a_momentary_snapshot_of_a_dead_builder_goes_and_one_of_a_living_stays(
 
 
 def test_entries_that_stand_for_nothing_go_once_nobody_can_be_making_it(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place
 ) -> None:
     made = homely.create(place, "src").image_id
     taken = homely.snapshot(place, "src", "monday")
-    peer.volumes.attend(place)
+    twin.volumes.attend(place)
     with at(ceph, place) as pool:
-        for name, by in (("dead", 999999), ("alive", peer.client())):
+        for name, by in (("dead", 999999), ("alive", twin.client())):
             assert name_index.put(pool, Entry(name, VolumeId(place, "src"), made, by), None)
         assert homely.reap() == reaper.Reap(entries=1)
         assert index(pool).keys() == {"monday", "alive"}
     assert homely.snapshots.get(taken.id)
 
 
-def test_only_one_process_tidies_up_at_a_time(homely: Provisioner, peer: Provisioner, place: Place) -> None:
+def test_only_one_process_tidies_up_at_a_time(homely: Provisioner, twin: Provisioner, place: Place) -> None:
     homely.create(place, "src")
-    peer.volumes.attend(place)
-    with peer.places.enrolled(place, None) as room, room.registry.turn(room.pool, reaper.LOCK) as turn:
+    twin.volumes.attend(place)
+    with twin.places.enrolled(place, None) as room, room.registry.turn(room.pool, reaper.LOCK) as turn:
         assert turn is not None
         assert homely.reap().skipped
     assert not homely.reap().skipped
@@ -235,17 +225,17 @@ def _large_clone(ceph: Ceph, process: Provisioner, place: Place):  # type: ignor
     return volume
 
 
-def test_a_volume_is_deleted_while_it_is_flattened(ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place) -> None:
+def test_a_volume_is_deleted_while_it_is_flattened(ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place) -> None:
     _large_clone(ceph, homely, place)
     begun = threading.Event()
-    peer.volumes.attend(place)
+    twin.volumes.attend(place)
 
     def go_on() -> bool:
         begun.set()
         return True
 
     with ThreadPoolExecutor(1) as threads:
-        walk = threads.submit(lambda: list(peer.store.flatten(go_on, lambda *_: None)))
+        walk = threads.submit(lambda: list(twin.store.flatten(go_on, lambda *_: None)))
         assert begun.wait(10)
         until(lambda: _is_open(ceph, place, "new") or walk.done(), 10, "the image is open", every=0.01)
         homely.delete(place, "new")
@@ -262,17 +252,17 @@ def _is_open(ceph: Ceph, place: Place, name: str) -> bool:
 
 
 def test_a_process_that_is_away_does_not_keep_others_from_flattening(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place
 ) -> None:
     _large_clone(ceph, homely, place)
-    peer.volumes.attend(place)
-    with peer.places.enrolled(place, None) as room:
+    twin.volumes.attend(place)
+    with twin.places.enrolled(place, None) as room:
         assert registry.Turn(room.pool, flatten.LOCK, "its own", 60).begin()
     assert homely.flatten() == 0, "another is at it"
-    peer.die()
-    peer.places.leave()
+    twin.die()
+    twin.places.leave()
     with at(ceph, place) as pool:
-        registry.wire.break_lock(pool, registry.PROCESSES, flatten.LOCK, peer.client(), "its own")
+        registry.wire.break_lock(pool, registry.PROCESSES, flatten.LOCK, twin.client(), "its own")
     assert homely.flatten() == 1
 
 

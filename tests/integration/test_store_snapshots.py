@@ -22,7 +22,6 @@ from tests.harness.store import (
     GIB,
     Provisioner,
     at,
-    at_home,
     image_id,
     index,
     lose_index,
@@ -33,16 +32,6 @@ from tests.harness.store import (
     write,
 )
 from tests.harness.waiting import until
-
-
-@pytest.fixture
-def peer(ceph: Ceph, place: Place):  # type: ignore[no-untyped-def]
-    """Another process of ours, with the same home."""
-    process = Provisioner(at_home(ceph, place))
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 def _rbd_snapshots(ceph: Ceph, place: Place, image: str) -> list[str]:
@@ -82,11 +71,11 @@ def test_a_snapshot_keeps_what_was_there_and_says_since_when(ceph: Ceph, homely:
     assert [each.name for each in homely.snapshots.of(VolumeId(place, "pvc-1"))] == ["first", "second"]
 
 
-def test_the_same_request_again_gives_the_same_snapshot(homely: Provisioner, peer: Provisioner, place: Place) -> None:
+def test_the_same_request_again_gives_the_same_snapshot(homely: Provisioner, twin: Provisioner, place: Place) -> None:
     homely.create(place, "pvc-1")
     taken = homely.snapshot(place, "pvc-1", "monday")
     assert homely.snapshot(place, "pvc-1", "monday") == taken
-    assert peer.snapshot(place, "pvc-1", "monday") == taken
+    assert twin.snapshot(place, "pvc-1", "monday") == taken
 
 
 @pytest.mark.parametrize("name", ["snapshot-" + 120 * "x", "Ü / @ \n", "cp.src.0", "cp-x", "-", 256 * "n"])
@@ -100,15 +89,15 @@ def test_any_name_is_kept_whole_and_found_again(homely: Provisioner, place: Plac
     assert homely.snapshots.of(VolumeId(place, "pvc-1")) == []
 
 
-def test_a_name_is_one_volume_s_in_the_whole_cluster(homely: Provisioner, peer: Provisioner, place: Place) -> None:
+def test_a_name_is_one_volume_s_in_the_whole_cluster(homely: Provisioner, twin: Provisioner, place: Place) -> None:
     for volume in ("pvc-1", "pvc-2"):
         homely.create(place, volume)
     taken = homely.snapshot(place, "pvc-1", "monday")
-    for process in (homely, peer):
+    for process in (homely, twin):
         with pytest.raises(AlreadyExists, match=r"it is of volume .*pvc-1"):
             process.snapshot(place, "pvc-2", "monday")
     homely.snapshots.delete(taken.id)
-    assert peer.snapshot(place, "pvc-2", "monday").id.volume == VolumeId(place, "pvc-2")
+    assert twin.snapshot(place, "pvc-2", "monday").id.volume == VolumeId(place, "pvc-2")
 
 
 def test_there_is_no_snapshot_of_what_is_not_a_volume_of_ours(ceph: Ceph, homely: Provisioner, place: Place) -> None:
@@ -211,7 +200,7 @@ def _claim_of(process: Provisioner, place: Place, volume: str, made: str, name: 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_create_that_was_killed_is_gone_on_with(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, steps: int
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place, steps: int
 ) -> None:
     """After the claim, after the snapshot, after the mark."""
     made = homely.create(place, "pvc-1").image_id
@@ -221,7 +210,7 @@ def test_a_create_that_was_killed_is_gone_on_with(
             image.create_snap("monday")
     if steps > 2:
         CephSnapshots(homely.places).take(claim, None)
-    taken = peer.snapshot(place, "pvc-1", "monday")
+    taken = twin.snapshot(place, "pvc-1", "monday")
     assert homely.snapshots.of(VolumeId(place, "pvc-1")) == [taken]
     assert _rbd_snapshots(ceph, place, "pvc-1") == ["monday"]
 
@@ -243,7 +232,7 @@ def test_one_that_librbd_gave_up_in_a_stall_is_taken_anew(ceph: Ceph, homely: Pr
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_delete_that_was_killed_is_gone_on_with(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, steps: int
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place, steps: int
 ) -> None:
     """After the snapshot, after the index entry."""
     made = homely.create(place, "pvc-1").image_id
@@ -254,8 +243,8 @@ def test_a_delete_that_was_killed_is_gone_on_with(
         if steps > 1:
             lose_index(pool)
         with pytest.raises(NotFound):
-            peer.snapshots.get(taken.id)
-        peer.snapshots.delete(taken.id)
+            twin.snapshots.get(taken.id)
+        twin.snapshots.delete(taken.id)
         assert index(pool) == {}
     assert _marks(ceph, place, made) == []
 
@@ -267,16 +256,16 @@ def test_a_claim_whose_image_is_gone_is_no_obstacle(homely: Provisioner, place: 
 
 
 def test_a_claim_of_the_living_is_respected_and_one_of_the_dead_is_not(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place
 ) -> None:
     other = homely.create(place, "pvc-0").image_id
     homely.create(place, "pvc-1")
-    _claim_of(peer, place, "pvc-0", other, "monday")
+    _claim_of(twin, place, "pvc-0", other, "monday")
     homely.snapshot(place, "pvc-1", "tuesday")
     with pytest.raises(Conflict, match=r"being taken of volume .*pvc-0"):
         homely.snapshot(place, "pvc-1", "monday")
-    peer.die()
-    peer.places.leave()
+    twin.die()
+    twin.places.leave()
     assert homely.snapshot(place, "pvc-1", "monday").id.volume.image == "pvc-1"
 
 
@@ -292,7 +281,7 @@ def test_an_index_that_was_lost_is_made_again_by_whoever_asks(ceph: Ceph, homely
 
 
 def test_a_deleted_snapshot_s_name_is_free_also_if_its_entry_was_made_again(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place
 ) -> None:
     """The mark on the snapshot tells of the entry that it was taken under, and that is another one now."""
     for volume in ("pvc-1", "pvc-2"):
@@ -300,10 +289,10 @@ def test_a_deleted_snapshot_s_name_is_free_also_if_its_entry_was_made_again(
     taken = homely.snapshot(place, "pvc-1", "monday")
     with at(ceph, place) as pool:
         lose_index(pool)
-        peer.snapshot(place, "pvc-1", "monday")
+        twin.snapshot(place, "pvc-1", "monday")
         homely.snapshots.delete(taken.id)
         assert index(pool) == {}
-    assert peer.snapshot(place, "pvc-2", "monday").id.volume.image == "pvc-2"
+    assert twin.snapshot(place, "pvc-2", "monday").id.volume.image == "pvc-2"
 
 
 def test_a_snapshot_s_name_that_another_volume_has_by_now_stays_that_one_s(ceph: Ceph, homely: Provisioner, place: Place) -> None:
@@ -384,21 +373,21 @@ def _unless_busy(act: Callable[[], Snapshot]) -> Snapshot | ProvisionerError | N
         return error
 
 
-def test_equal_requests_at_once_take_one_snapshot(ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place) -> None:
+def test_equal_requests_at_once_take_one_snapshot(ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place) -> None:
     homely.create(place, "pvc-1")
     for number in range(5):
-        acts = [lambda p=process, n=number: p.snapshot(place, "pvc-1", f"s{n}") for process in (homely, peer) for _ in range(3)]  # type: ignore[misc]
+        acts = [lambda p=process, n=number: p.snapshot(place, "pvc-1", f"s{n}") for process in (homely, twin) for _ in range(3)]  # type: ignore[misc]
         assert len(set(_together(*acts))) == 1
     assert _rbd_snapshots(ceph, place, "pvc-1") == [f"s{number}" for number in range(5)]
 
 
-def test_of_two_volumes_that_want_a_name_one_gets_it(ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place) -> None:
+def test_of_two_volumes_that_want_a_name_one_gets_it(ceph: Ceph, homely: Provisioner, twin: Provisioner, place: Place) -> None:
     for volume in ("pvc-0", "pvc-1"):
         homely.create(place, volume)
     for number in range(5):
         answers = _together(
             lambda n=number: homely.snapshot(place, "pvc-0", f"s{n}"),  # type: ignore[misc]
-            lambda n=number: peer.snapshot(place, "pvc-1", f"s{n}"),  # type: ignore[misc]
+            lambda n=number: twin.snapshot(place, "pvc-1", f"s{n}"),  # type: ignore[misc]
         )
         assert sorted(type(answer).__name__ for answer in answers) == ["AlreadyExists", "Snapshot"], answers
     assert len(_rbd_snapshots(ceph, place, "pvc-0")) + len(_rbd_snapshots(ceph, place, "pvc-1")) == 5
