@@ -37,11 +37,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "Schedule | 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     """A Ceph with one OSD, as `hack/dev-ceph` makes it."""
-    directory = tmp_path_factory.mktemp("ceph") / "c"
-    try:
-        yield ceph_harness.start(directory)
-    finally:
-        ceph_harness.stop(directory)
+    with ceph_harness.running(tmp_path_factory.mktemp("ceph") / "c") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 
 from tests.contract import iri
 from tests.contract.driver import Driver, running
+from tests.harness import ceph as ceph_harness
 from tests.harness.ceph import Ceph
 from tests.harness.gateway import RadosGateway, start_gateway
 
@@ -14,6 +15,13 @@ from tests.harness.gateway import RadosGateway, start_gateway
 def driver(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """The controller of cluster `dev`, whose pool it lists."""
     with running(ceph, tmp_path_factory.mktemp("csi")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A cluster beside the usual one, of which a file's tests know everything."""
+    with ceph_harness.running(tmp_path_factory.mktemp("second") / "c") as made:
         yield made
 
 

@@ -8,21 +8,11 @@ import pytest
 from csi.pb import csi_pb2
 from provisioner.core.attachments import Node
 from tests.contract.driver import MIB, Driver, capability, refused, running, unique
-from tests.harness import ceph as ceph_harness
 from tests.harness.ceph import Ceph
 
 Source = csi_pb2.VolumeContentSource
 PRIVATE = "private-of-clusters"
 ONE, TWO = {"clusterID": "one"}, {"clusterID": "two"}
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
-    directory = tmp_path_factory.mktemp("second") / "c"
-    try:
-        yield ceph_harness.start(directory)
-    finally:
-        ceph_harness.stop(directory)
 
 
 @pytest.fixture(scope="module")

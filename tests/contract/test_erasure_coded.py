@@ -25,9 +25,7 @@ CONTENT = b"content" * 1000
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     """Three OSDs, and an erasure-coded pool that needs two of them to read and has the third to spare."""
-    directory = tmp_path_factory.mktemp("coded") / "c"
-    try:
-        made = ceph_harness.start(directory, "--osds", "3", "--size", "2G")
+    with ceph_harness.running(tmp_path_factory.mktemp("coded") / "c", "--osds", "3", "--size", "2G") as made:
         made.command("osd erasure-code-profile set", name="k2m1", profile=["k=2", "m=1", "crush-failure-domain=osd"])
         for pool in (DATA, WRITTEN_ONCE):
             made.command("osd pool create", pool=pool, pg_num=8, pool_type="erasure", erasure_code_profile="k2m1")
@@ -36,8 +34,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
         made.command("osd pool set", pool=DATA, var="min_size", val="2")
         made.command("osd pool application enable", pool=DATA, app="rbd")
         yield made
-    finally:
-        ceph_harness.stop(directory)
 
 
 @pytest.fixture(scope="module")

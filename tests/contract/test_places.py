@@ -14,20 +14,9 @@ from provisioner.ceph.places import Places
 from provisioner.core.errors import Denied
 from provisioner.core.ids import Place
 from tests.contract.driver import GIB, MIB, Driver, capability, refused, running, unique
-from tests.harness import ceph as ceph_harness
 from tests.harness.ceph import Ceph, User
 
 TENANT, COLD, PRIVATE = "tenant-of-places", "cold-of-places", "private"
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
-    """A cluster beside the usual one."""
-    directory = tmp_path_factory.mktemp("second") / "c"
-    try:
-        yield ceph_harness.start(directory)
-    finally:
-        ceph_harness.stop(directory)
 
 
 @pytest.fixture(scope="module")

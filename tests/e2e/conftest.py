@@ -1,6 +1,5 @@
 """A provisioner that runs for a whole file, for tests that don't kill it; a Kubernetes with our CSI driver, for a session."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from hack.sidecars.build import sidecars
 from tests.harness import kubernetes as kubernetes_harness
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import Kubernetes
-from tests.harness.program import Program
+from tests.harness.program import Program, running
 from tests.harness.sidecars import CsiCluster
 
 
@@ -18,11 +17,8 @@ from tests.harness.sidecars import CsiCluster
 def provisioner(ceph: Ceph, account: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A running provisioner under a name of its own."""
     directory = tmp_path_factory.mktemp("provisioner")
-    made = Program(directory, ceph.config_file(directory), account, f"{uuid.uuid4().hex[:8]}.example.com/rbd")
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+    with running(directory, ceph.config_file(directory), account) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +49,5 @@ def copier(csi: CsiCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A provisioner of claims beside the CSI driver, whose snapshots and PersistentVolumes are its own too."""
     directory = tmp_path_factory.mktemp("copier")
     account = csi.kubernetes.account_kubeconfig(directory / "kubeconfig")
-    made = Program(directory, csi.config, account, f"{uuid.uuid4().hex[:8]}.example.com/rbd", "--csi-driver", csi.driver)
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+    with running(directory, csi.config, account, "--csi-driver", csi.driver) as made:
+        yield made

@@ -13,7 +13,7 @@ from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, STORAGE_CLASSES, 
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import NAMESPACE, Kubernetes
 from tests.harness.nodes import node_of, nodes, pod_using
-from tests.harness.program import Program
+from tests.harness.program import Program, running
 from tests.harness.waiting import until
 
 GIB = 1 << 30
@@ -108,11 +108,8 @@ def eastern(ceph: Ceph, account: Path, tmp_path_factory: pytest.TempPathFactory)
     config = directory / "config.yaml"
     cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "segments": {"zone": "east"}}
     config.write_text(json.dumps({"clusters": {"dev": cluster}}))
-    made = Program(directory, config, account, f"{uuid.uuid4().hex[:8]}.example.com/rbd", "--capacity-interval", "1")
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+    with running(directory, config, account, "--capacity-interval", "1") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A claim becomes an iSCSI target with CHAP that the PersistentVolume and its Secret log in to, and nobody else. About 30 s."""
 
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from provisioner.kube.resources import PERSISTENT_VOLUMES, SECRETS
 from tests.harness.ceph import Ceph
 from tests.harness.cinder import CLOUD, Cinder
 from tests.harness.kubernetes import NAMESPACE, Kubernetes
-from tests.harness.program import Program
+from tests.harness.program import Program, running
 from tests.harness.waiting import until
 
 
@@ -22,11 +21,8 @@ def provisioner(cinder: Cinder, ceph: Ceph, account: Path, tmp_path_factory: pyt
     """A provisioner that knows the Cinder, and no key."""
     directory = tmp_path_factory.mktemp("provisioner")
     config = cinder.config_file(directory, ceph, key=False)
-    made = Program(directory, config, account, f"{uuid.uuid4().hex[:8]}.example.com/cinder")
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+    with running(directory, config, account, kind="cinder") as made:
+        yield made
 
 
 def test_the_volume_and_its_secret_log_in_until_the_claim_goes_and_leaves_nothing(

@@ -12,7 +12,7 @@ from provisioner.kube.resources import PERSISTENT_VOLUMES
 from tests.harness.ceph import Ceph
 from tests.harness.cinder import CLOUD, Cinder
 from tests.harness.kubernetes import NAMESPACE, Kubernetes
-from tests.harness.program import Program
+from tests.harness.program import Program, running
 from tests.harness.waiting import until
 
 
@@ -20,11 +20,8 @@ from tests.harness.waiting import until
 def provisioner(cinder: Cinder, ceph: Ceph, account: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A provisioner that knows the Ceph, the Cinder, and the key of Cinder's user."""
     directory = tmp_path_factory.mktemp("provisioner")
-    made = Program(directory, cinder.config_file(directory, ceph), account, f"{uuid.uuid4().hex[:8]}.example.com/cinder")
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+    with running(directory, cinder.config_file(directory, ceph), account, kind="cinder") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -244,5 +244,14 @@ def start(directory: Path, *options: str) -> Ceph:
     return cluster
 
 
+@contextmanager
+def running(directory: Path, *options: str) -> Iterator[Ceph]:
+    """A cluster of its own for the block."""
+    try:
+        yield start(directory, *options)
+    finally:
+        stop(directory)
+
+
 def stop(directory: Path) -> None:
     subprocess.run([HACK / "dev-ceph", "stop", str(directory), "--purge"], check=True)

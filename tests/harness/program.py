@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -99,3 +102,13 @@ class Program:
     def rss_bytes(self) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
+
+
+@contextmanager
+def running(directory: Path, config: Path, account: Path, *options: str, kind: str = "rbd") -> Iterator[Program]:
+    """A provisioner under a name of its own, at work for the block."""
+    made = Program(directory, config, account, f"{uuid.uuid4().hex[:8]}.example.com/{kind}", *options)
+    try:
+        yield made.start()
+    finally:
+        made.stop()

@@ -51,11 +51,8 @@ def stored_caps(ceph: Ceph, user: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     """A cluster of its own: other tests give the provisioner rights to more pools."""
-    directory = tmp_path_factory.mktemp("ceph") / "c"
-    try:
-        yield ceph_harness.start(directory)
-    finally:
-        ceph_harness.stop(directory)
+    with ceph_harness.running(tmp_path_factory.mktemp("ceph") / "c") as made:
+        yield made
 
 
 @pytest.fixture

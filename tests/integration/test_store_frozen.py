@@ -91,9 +91,7 @@ def test_a_lock_that_a_stall_keeps_from_being_given_back_is_given_back_soon_afte
 
 def test_a_frozen_cluster_costs_another_none_of_its_heartbeats(ceph: Ceph, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The other cluster is real, too: a second one, frozen, beside the one that all tests share."""
-    directory = tmp_path_factory.mktemp("second") / "c"
-    second = ceph_harness.start(directory)
-    try:
+    with ceph_harness.running(tmp_path_factory.mktemp("second") / "c") as second:
         configs = {"one": ceph.config("one", TIMEOUT), "two": second.config("two", 60)}
         both = Provisioner(configs["one"], configs["two"])
         here = new_place(ceph, "one")
@@ -109,5 +107,3 @@ def test_a_frozen_cluster_costs_another_none_of_its_heartbeats(ceph: Ceph, tmp_p
             assert both.create(here, "pvc-2")
             watched.close()
         both.close()
-    finally:
-        ceph_harness.stop(directory)
