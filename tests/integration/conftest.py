@@ -8,7 +8,8 @@ import pytest
 from provisioner.ceph.cluster import ClusterConfig
 from provisioner.core.ids import Place
 from tests.harness.ceph import Ceph
-from tests.harness.store import Provisioner, at_home, new_place
+from tests.harness.half_made import Site
+from tests.harness.store import Provisioner, at, at_home, new_place
 
 
 @pytest.fixture
@@ -53,3 +54,10 @@ def twin(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
     """Another process of ours with that home."""
     with at_work(at_home(ceph, place)) as process:
         yield process
+
+
+@pytest.fixture
+def site(ceph: Ceph, ours: Provisioner, place: Place) -> Iterator[Site]:
+    """A place for a state that is made by hand, and one process of ours to find it."""
+    with at(ceph, place) as pool:
+        yield Site(ceph, ours, place, pool)

@@ -1,85 +1,45 @@
-"""Every state that a process killed between two of librbd's steps leaves, and what the next request makes of it.
+"""Every state that a process of ours killed between two of librbd's steps leaves, and what the next request makes of it.
 
 The states are made by hand, piece by piece, in the order that `provisioner.ceph.salvage` tells; test_store_kills shows with
-real kills that no other occurs. Takes about 45 s, most of it the second that each undecided piece has to lie still.
+real kills that no other occurs. Takes about 30 s, most of it the second that each undecided piece has to lie still.
 """
 
-import contextlib
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pytest
 import rados
 import rbd
 
 from provisioner.ceph import images, salvage
-from provisioner.core.errors import AlreadyExists, ProvisionerError, Unavailable
-from provisioner.core.ids import Place, VolumeId
+from provisioner.core.errors import AlreadyExists, Unavailable
+from provisioner.core.ids import Place
 from provisioner.core.model import MIB, CreateRequest, Layout, SizeRange, Volume
 from provisioner.core.volumes import plan_for
 from tests.harness.ceph import Ceph
-from tests.harness.store import GIB, Provisioner, at, drop_omap, image_id, omap, read, set_omap, unexplained, write
+from tests.harness.half_made import ALL, DATA, ID, NAME, Site, call, string
+from tests.harness.store import GIB, Provisioner, at, drop_omap, image_id, omap, set_omap, unexplained
 from tests.harness.waiting import until
 
-NAME = "pvc-1"
-ID = "10ab12cd34ef"
-ALL = 61
-DATA = b"somebody's data"
 STRIPED = Layout(stripe_unit=65536, stripe_count=4)
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a state is made, and who finds it."""
-
-    ceph: Ceph
-    ours: Provisioner
-    place: Place
-    pool: rados.Ioctx
-
-    @property
-    def volume(self) -> VolumeId:
-        return VolumeId(self.place, NAME)
-
-    def settled(self) -> None:
-        """Nothing is left over: purge, and account for every object."""
-        self.ours.purge()
-        assert omap(self.pool, "rbd_trash") == {}
-        assert not unexplained(self.pool)
-
-
-@pytest.fixture
-def site(ceph: Ceph, ours: Provisioner, place: Place) -> Iterator[Site]:
-    with at(ceph, place) as pool:
-        yield Site(ceph, ours, place, pool)
-
-
-def _string(text: str) -> bytes:
-    return struct.pack("<I", len(text)) + text.encode()
-
-
-def _call(pool: rados.Ioctx, obj: str, method: str, *arguments: str | bytes) -> None:
-    payload = b"".join(_string(each) if isinstance(each, str) else each for each in arguments)
-    pool.execute(obj, "rbd", method, payload)
 
 
 # --- create: directory, id object, header, striping, object map, our mark ---
 
 
 def _listed_only(pool: rados.Ioctx) -> None:
-    _call(pool, "rbd_directory", "dir_add_image", NAME, ID)
+    call(pool, "rbd_directory", "dir_add_image", NAME, ID)
 
 
 def _id_only(pool: rados.Ioctx) -> None:
-    pool.write_full(f"rbd_id.{NAME}", _string(ID))
+    pool.write_full(f"rbd_id.{NAME}", string(ID))
 
 
 def _listed_without_header(pool: rados.Ioctx) -> None:
     _id_only(pool)
-    _call(pool, "rbd_directory", "dir_add_image", NAME, ID)
+    call(pool, "rbd_directory", "dir_add_image", NAME, ID)
 
 
 def _without_object_map(pool: rados.Ioctx) -> None:
@@ -186,7 +146,7 @@ def _marked(site: Site) -> str:
 def _in_trash_too(site: Site, state: int = 0) -> str:
     made = _marked(site)
     now = struct.pack("<II", int(time.time()), 0)
-    body = b"\0" + _string(NAME) + now + now + bytes((state,))
+    body = b"\0" + string(NAME) + now + now + bytes((state,))
     set_omap(site.pool, "rbd_trash", {f"id_{made}": struct.pack("<BBI", 2, 1, len(body)) + body})
     return made
 
@@ -209,7 +169,7 @@ def _without_id_as_librbd_leaves_it(site: Site) -> str:
 
 def _all_but_the_state(site: Site) -> str:
     made = _without_id_as_librbd_leaves_it(site)
-    _call(site.pool, "rbd_directory", "dir_remove_image", NAME, made)
+    call(site.pool, "rbd_directory", "dir_remove_image", NAME, made)
     return made
 
 
@@ -269,201 +229,6 @@ def test_a_delete_that_slept_until_the_purge_was_through_leaves_nothing(site: Si
     site.settled()
 
 
-# --- remove (by hand): header gone, id object gone, directory gone ---
-
-
-def _header_gone(pool: rados.Ioctx) -> None:
-    rbd.RBD().create(pool, NAME, GIB, features=1)
-    pool.remove_object(f"rbd_header.{image_id(pool, NAME)}")
-
-
-def _header_and_id_gone(pool: rados.Ioctx) -> None:
-    _header_gone(pool)
-    pool.remove_object(f"rbd_id.{NAME}")
-
-
-@pytest.mark.parametrize("state", [_header_gone, _header_and_id_gone])
-@pytest.mark.parametrize("request_kind", ["create", "delete"])
-def test_what_a_killed_removal_left_is_cleared(site: Site, state: Callable[[rados.Ioctx], None], request_kind: str) -> None:
-    state(site.pool)
-    getattr(site.ours, request_kind)(site.place, NAME)
-    assert site.ours.listed(site.place) == ([NAME] if request_kind == "create" else [])
-    site.settled()
-
-
-# --- rename (by hand): new id object, directory, old id object gone ---
-
-
-def _other_with_data(site: Site, name: str = "alice") -> str:
-    rbd.RBD().create(site.pool, name, GIB, features=ALL)
-    write(site.ceph, site.place, name, DATA)
-    return image_id(site.pool, name)
-
-
-def test_a_rename_to_the_name_that_had_only_begun_is_undone(site: Site) -> None:
-    other = _other_with_data(site)
-    site.pool.write_full(f"rbd_id.{NAME}", _string(other))
-    made = site.ours.create(site.place, NAME)
-    assert made.image_id != other
-    assert read(site.ceph, site.place, "alice", len(DATA)) == DATA
-    site.settled()
-
-
-def test_a_rename_from_the_name_that_lacks_its_last_step_is_finished(site: Site) -> None:
-    other = _other_with_data(site)
-    site.pool.write_full(f"rbd_id.{NAME}", _string(other))
-    assert site.ours.create(site.place, NAME).image_id != other
-    assert read(site.ceph, site.place, "alice", len(DATA)) == DATA
-    site.settled()
-
-
-def test_a_rename_to_the_name_that_lacks_its_last_step_holds_the_name(site: Site) -> None:
-    other = _other_with_data(site)
-    site.pool.write_full(f"rbd_id.{NAME}", _string(other))
-    _call(site.pool, "rbd_directory", "dir_rename_image", "alice", NAME, other)
-    with pytest.raises(AlreadyExists, match="it holds data"):
-        site.ours.create(site.place, NAME)
-    assert read(site.ceph, site.place, NAME, len(DATA)) == DATA
-
-
-def test_a_volume_of_ours_whose_rename_back_was_killed_is_found(site: Site) -> None:
-    made = site.ours.create(site.place, NAME)
-    site.pool.write_full("rbd_id.elsewhere", _string(made.image_id))
-    assert site.ours.create(site.place, NAME) == made
-    site.ours.delete(site.place, "elsewhere")
-    assert site.ours.volumes.get(made.id) == made
-    site.settled()
-
-
-# --- restore (by hand): state RESTORING, id object, directory, trash entry gone ---
-
-
-def _trashed(site: Site, state: int) -> str:
-    volume = site.ours.create(site.place, NAME)
-    site.ours.delete(site.place, NAME)
-    entry = omap(site.pool, "rbd_trash")[f"id_{volume.image_id}"]
-    set_omap(site.pool, "rbd_trash", {f"id_{volume.image_id}": entry[:-1] + bytes((state,))})
-    return volume.image_id
-
-
-def _restoring(site: Site) -> str:
-    return _trashed(site, 3)
-
-
-def _restoring_with_id(site: Site) -> str:
-    made = _restoring(site)
-    site.pool.write_full(f"rbd_id.{NAME}", _string(made))
-    return made
-
-
-def _restoring_listed(site: Site) -> str:
-    made = _restoring_with_id(site)
-    _call(site.pool, "rbd_directory", "dir_add_image", NAME, made)
-    return made
-
-
-RESTORES = [_restoring, _restoring_with_id, _restoring_listed]
-
-
-@pytest.mark.parametrize("state", RESTORES)
-def test_a_restore_under_way_is_not_purged(site: Site, state: Callable[[Site], str]) -> None:
-    made = state(site)
-    assert site.ours.purge() == (0, 1)
-    assert f"rbd_header.{made}" in {item.key for item in site.pool.list_objects()}
-
-
-@pytest.mark.parametrize("state", RESTORES)
-def test_a_restore_killed_at_any_step_can_be_done_by_hand_to_its_end(site: Site, state: Callable[[Site], str]) -> None:
-    made = state(site)
-    site.ours.purge()
-    rbd.RBD().trash_restore(site.pool, made, NAME)
-    assert image_id(site.pool, NAME) == made
-    assert site.ceph.images(site.place.pool, site.place.namespace) == [NAME]
-
-
-@pytest.mark.parametrize("state", RESTORES)
-def test_after_a_restore_killed_at_any_step_the_name_can_be_made_anew(site: Site, state: Callable[[Site], str]) -> None:
-    old = state(site)
-    made = site.ours.create(site.place, NAME)
-    assert made.image_id != old
-    assert site.ours.volumes.get(made.id) == made
-
-
-@pytest.mark.parametrize("state", RESTORES)
-def test_after_a_restore_killed_at_any_step_a_delete_leaves_no_name(site: Site, state: Callable[[Site], str]) -> None:
-    state(site)
-    site.ours.delete(site.place, NAME)
-    assert site.ceph.images(site.place.pool, site.place.namespace) == []
-
-
-def test_a_volume_restored_by_hand_and_unmarked_is_a_volume_again(site: Site) -> None:
-    made = site.ours.create(site.place, NAME)
-    site.ours.delete(site.place, NAME)
-    rbd.RBD().trash_restore(site.pool, made.image_id, NAME)
-    with rbd.Image(site.pool, NAME) as image:
-        image.metadata_remove("ceph-provisioner.deleting")
-    assert site.ours.create(site.place, NAME) == made
-    site.settled()
-
-
-# --- what no order of steps explains: repaired if there is one way to, else left to a person ---
-
-
-def test_an_image_on_the_list_whose_id_object_is_gone_gets_it_back(site: Site) -> None:
-    rbd.RBD().create(site.pool, NAME, GIB, features=ALL)
-    write(site.ceph, site.place, NAME, DATA)
-    site.pool.remove_object(f"rbd_id.{NAME}")
-    with pytest.raises(AlreadyExists, match="it holds data"):
-        site.ours.create(site.place, NAME)
-    assert read(site.ceph, site.place, NAME, len(DATA)) == DATA
-
-
-def test_an_image_on_no_list_is_listed_again(site: Site) -> None:
-    other = _other_with_data(site, NAME)
-    _call(site.pool, "rbd_directory", "dir_remove_image", NAME, other)
-    with pytest.raises(AlreadyExists, match="it holds data"):
-        site.ours.create(site.place, NAME)
-    assert read(site.ceph, site.place, NAME, len(DATA)) == DATA
-    assert site.ceph.images(site.place.pool, site.place.namespace) == [NAME]
-
-
-def test_a_header_that_lost_its_size_is_left_to_a_person(site: Site) -> None:
-    other = _other_with_data(site, NAME)
-    drop_omap(site.pool, f"rbd_header.{other}", "size", "features", "order")
-    before = {item.key for item in site.pool.list_objects()}
-    for act in (site.ours.create, site.ours.delete, site.ours.abandon):
-        with pytest.raises(ProvisionerError):
-            act(site.place, NAME)
-    site.ours.purge()
-    assert {item.key for item in site.pool.list_objects()} == before | {"ceph-provisioner.processes"}
-
-
-@pytest.mark.parametrize("garbage", [b"", b"\x01", b"\xff\xff\xff\xff", b"\x04\x00\x00\x00\xff\xfe\x00\x01"])
-def test_garbled_pieces_are_told_in_the_core_s_words(site: Site, garbage: bytes) -> None:
-    site.ours.create(site.place, "whole")
-    site.pool.write_full(f"rbd_id.{NAME}", garbage)
-    set_omap(site.pool, "rbd_directory", {f"name_{NAME}": garbage, "id_10ab": garbage})
-    set_omap(site.pool, "rbd_trash", {"id_10ac": garbage})
-    for act in (site.ours.create, site.ours.delete, site.ours.abandon):
-        with contextlib.suppress(ProvisionerError):
-            act(site.place, NAME)
-    site.ours.purge()
-    assert "whole" in site.ours.listed(site.place)
-
-
-def test_two_images_that_claim_the_name_are_left_to_a_person(site: Site) -> None:
-    first = _other_with_data(site, NAME)
-    site.pool.remove_object(f"rbd_id.{NAME}")
-    _call(site.pool, "rbd_directory", "dir_remove_image", NAME, first)
-    second = _other_with_data(site, NAME)
-    site.pool.write_full(f"rbd_id.{NAME}", _string(first))
-    before = {item.key for item in site.pool.list_objects()}
-    with pytest.raises(AlreadyExists, match=first):
-        site.ours.create(site.place, NAME)
-    assert {item.key for item in site.pool.list_objects()} >= before
-    assert second in omap(site.pool, "rbd_directory")[f"name_{NAME}"].decode(errors="replace")
-
-
 # --- whose pieces are they? ---
 
 
@@ -473,7 +238,7 @@ def test_pieces_that_an_administrator_is_at_work_on_are_waited_for(site: Site) -
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(site.ours.create, site.place, NAME)
         until(site.ours.volumes.operations, 5, "the create is under way")
-        _call(site.pool, f"rbd_header.{ID}", "create", shape, f"rbd_data.{ID}", struct.pack("<q", -1))
+        call(site.pool, f"rbd_header.{ID}", "create", shape, f"rbd_data.{ID}", struct.pack("<q", -1))
         assert isinstance(asked.exception(10), AlreadyExists), "the administrator's image has other features"
     assert image_id(site.pool, NAME) == ID
 
@@ -493,7 +258,7 @@ def _listed_without_header_by(author: Provisioner, pool: rados.Ioctx) -> None:
     """As librbd leaves it under way in that process: the image's id begins with the client's."""
     made = f"{author.client():x}00000000"
     pool.write_full(f"rbd_id.{NAME}", struct.pack("<I", len(made)) + made.encode())
-    _call(pool, "rbd_directory", "dir_add_image", NAME, made)
+    call(pool, "rbd_directory", "dir_add_image", NAME, made)
 
 
 def test_pieces_of_a_dead_process_are_cleared_though_others_live(site: Site, peer: Provisioner) -> None:
