@@ -14,6 +14,7 @@ from provisioner.core.errors import AlreadyExists, NotFound
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Layout, SizeRange
 from tests.harness.ceph import Ceph
+from tests.harness.half_made import call, string
 from tests.harness.store import GIB, Provisioner, image_id, new_place, objects, omap, set_omap, unexplained
 
 NAMES = st.sampled_from(["pvc-1", "pvc-2", "pvc-3"])
@@ -141,9 +142,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.used.add(made)
         self.pieces.add(name)
         if steps != "directory":
-            self.pool.write_full(f"rbd_id.{name}", _string(made))
+            self.pool.write_full(f"rbd_id.{name}", string(made))
         if steps != "id":
-            self._call("rbd_directory", "dir_add_image", _string(name) + _string(made))
+            call(self.pool, "rbd_directory", "dir_add_image", name, made)
 
     @rule(name=NAMES, size=SIZES, layout=LAYOUTS, without_map=st.booleans())
     def create_killed_late(self, name: str, size: int, layout: Layout, without_map: bool) -> None:
@@ -164,14 +165,14 @@ class StoreMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(name for name, there in self.names.items() if isinstance(there, Ours))))
         made = self.names.pop(name).image_id
         now = struct.pack("<II", int(time.time()), 0)
-        body = b"\0" + _string(name) + now + now + bytes((state,))
+        body = b"\0" + string(name) + now + now + bytes((state,))
         set_omap(self.pool, f"rbd_header.{made}", {"metadata_ceph-provisioner.deleting": made.encode()})
         if steps > 1:
             set_omap(self.pool, "rbd_trash", {f"id_{made}": struct.pack("<BBI", 2, 1, len(body)) + body})
         if steps > 2:
             self.pool.remove_object(f"rbd_id.{name}")
         if steps > 3:
-            self._call("rbd_directory", "dir_remove_image", _string(name) + _string(made))
+            call(self.pool, "rbd_directory", "dir_remove_image", name, made)
         if steps == 1:
             self.ours.delete(self.place, name)  # only its asker knows of it yet, and asks again
 
@@ -231,13 +232,6 @@ class StoreMachine(RuleBasedStateMachine):
     def _is_free(self, name: str) -> bool:
         """Nothing at all is there: not even pieces, on which librbd would not build."""
         return f"name_{name}" not in omap(self.pool, "rbd_directory") and f"rbd_id.{name}" not in objects(self.pool)
-
-    def _call(self, obj: str, method: str, payload: bytes) -> None:
-        self.pool.execute(obj, "rbd", method, payload)
-
-
-def _string(text: str) -> bytes:
-    return struct.pack("<I", len(text)) + text.encode()
 
 
 def test_the_store_does_what_the_dictionary_says(ceph: Ceph) -> None:
