@@ -3,7 +3,7 @@
 import json
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 
@@ -19,6 +19,7 @@ from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.ceph.store import CephStore
 from provisioner.core.attachments import Attachments
+from provisioner.core.errors import ProvisionerError
 from provisioner.core.groups import Groups
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import CreateRequest, Credentials, Layout, SizeRange, Snapshot, SnapshotRequest, Source, Volume
@@ -251,6 +252,15 @@ def read(ceph: Ceph, place: Place, image: str, length: int, at_byte: int = 0) ->
     with at(ceph, place) as pool, rbd.Image(pool, image, read_only=True) as opened:
         content: bytes = opened.read(at_byte, length)
         return content
+
+
+def succeeds(unless: type[ProvisionerError] | tuple[type[ProvisionerError], ...], act: Callable[[], object]) -> bool:
+    """Whether it ends well; an error other than these is the test's end."""
+    try:
+        act()
+    except unless:
+        return False
+    return True
 
 
 class Victim:
