@@ -19,6 +19,7 @@ import rbd
 from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, snapshot_removal, wire
 from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.headers import Header, Parent
+from provisioner.ceph.lost_locks import broken_on_refusal
 from provisioner.ceph.places import Room
 from provisioner.ceph.snapshot_headers import STEP, Album, RbdSnapshot, read_album
 from provisioner.core.errors import Conflict, InvalidRequest, LimitReached, NotFound, OutOfRange, Unavailable
@@ -197,7 +198,8 @@ def _volume_for(place: Place, header: Header) -> VolumeId | None:
 
 def _built(build: Build) -> tuple[str, dict[str, str]]:
     """Clone, grow and mark; gives the image's id and marks."""
-    with _snapshot(build) as (album, snapshot):
+    instance = build.origin.registry.instance
+    with broken_on_refusal(instance, build.origin.pool, build.parent_id), _snapshot(build) as (album, snapshot):
         if build.plan.size < snapshot.size:
             raise OutOfRange("size", build.plan.size, f"{build.source} has {snapshot.size} bytes")
         image_id = _clone(build, album, snapshot)

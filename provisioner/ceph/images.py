@@ -11,6 +11,7 @@ import rbd
 from provisioner.ceph import headers, marks, names, qos
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
+from provisioner.ceph.lost_locks import broken_on_refusal
 from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Blueprint, Found, Layout, Stranger, Volume, Wreck
@@ -109,9 +110,16 @@ def condemn(pool: rados.Ioctx, stranger: Stranger) -> None:
         headers.write_metadata(pool, stranger.image_id, made, only_without=marks.FINGERPRINT)
 
 
-def resize(pool: rados.Ioctx, volume: Volume, size: int) -> int:
-    """Grow the image; whoever has it open is told by librbd. `size` in bytes; never shrinks; gives the bytes that it has."""
-    with explained(f"growing image {volume.id}"), rbd.Image(pool, image_id=volume.image_id) as image:
+def resize(pool: rados.Ioctx, volume: Volume, size: int, instance: int) -> int:
+    """Grow the image; whoever has it open is told by librbd. `size` in bytes; never shrinks; gives the bytes that it has.
+
+    `instance` is the connection's.
+    """
+    with (
+        explained(f"growing image {volume.id}"),
+        broken_on_refusal(instance, pool, volume.image_id),
+        rbd.Image(pool, image_id=volume.image_id) as image,
+    ):
         there = image.size()
         if there >= size:
             return int(there)

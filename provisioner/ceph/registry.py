@@ -141,6 +141,11 @@ class Registry:
         """Tasks by the cookies of locks that Ceph may still have for us, though no thread is at it: it did not answer in time."""
 
     @property
+    def instance(self) -> int:
+        """The client id of this connection."""
+        return int(self._me)
+
+    @property
     def timeout(self) -> int:
         """Seconds that one call may take on this connection."""
         return self._connection.config.timeout

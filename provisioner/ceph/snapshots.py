@@ -8,7 +8,7 @@ Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the m
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import rados
@@ -16,6 +16,7 @@ import rbd
 
 from provisioner.ceph import headers, index, marks, names, snapshot_headers, snapshot_removal, wire
 from provisioner.ceph.errors import explained
+from provisioner.ceph.lost_locks import broken_on_refusal
 from provisioner.ceph.places import Places, Room
 from provisioner.ceph.registry import Standing
 from provisioner.ceph.snapshot_headers import Album, SnapshotMark, read_album
@@ -82,7 +83,7 @@ class CephSnapshots:
         ):
             for _ in range(_ROUNDS):
                 try:
-                    with rbd.Image(room.pool, image_id=entry.image_id) as image:
+                    with _locked(room, entry.image_id), rbd.Image(room.pool, image_id=entry.image_id) as image:
                         number = _create(image, entry.id.snapshot)
                 except rbd.ImageNotFound:
                     raise NotFound(f"volume {entry.volume}") from None
@@ -119,7 +120,8 @@ class CephSnapshots:
             if album is not None and found is not None:
                 if _is_whole(album):
                     permit(found)
-                snapshot_removal.remove(room.pool, snapshot.image_id, name)
+                with _locked(room, snapshot.image_id):
+                    snapshot_removal.remove(room.pool, snapshot.image_id, name)
             self._forget(snapshot, mark or SnapshotMark(name, snapshot.volume.image, snapshot.image_id, 0), credentials)
             if mark is not None:
                 headers.change_metadata(room.pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + name])
@@ -183,6 +185,11 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "", number: int | None 
         if headers.change_metadata(pool, entry.image_id, told, stale, {marks.DELETING: "", **before}, there.number):
             return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
     raise Unavailable(f"image {entry.volume} kept changing while its snapshot {entry.name} was marked")
+
+
+def _locked(room: Room, image_id: str) -> AbstractContextManager[None]:
+    """For what needs the image's exclusive lock."""
+    return broken_on_refusal(room.registry.instance, room.pool, image_id)
 
 
 def _create(image: rbd.Image, name: str) -> int | None:

@@ -103,7 +103,7 @@ class CephStore:
     def resize(self, volume: Volume, size: int, credentials: Credentials | None) -> int:
         """Grow the image to `size` bytes; gives the bytes that it has."""
         with self._places.enrolled(volume.id.place, credentials) as room:
-            return images.resize(room.pool, volume, size)
+            return images.resize(room.pool, volume, size, room.registry.instance)
 
     def throttle(self, volume: Volume, wanted: Qos, made_with: Qos, credentials: Credentials | None) -> bool:
         """Set the image's limits, and tell whoever has it open."""

@@ -17,6 +17,7 @@ import rbd
 from provisioner.ceph import headers, marks, names, removal
 from provisioner.ceph.errors import BROKEN, errno_of, explained
 from provisioner.ceph.headers import Header
+from provisioner.ceph.lost_locks import break_lost
 from provisioner.ceph.registry import PURGE, Registry
 from provisioner.ceph.snapshot_headers import Album, read_album
 
@@ -131,6 +132,7 @@ def _remove(
     except rbd.Error as error:
         if errno_of(error) in (BROKEN, errno.ETIMEDOUT):
             raise
+        break_lost(registry.instance, pool, image_id)
         return False  # watched, with snapshots, or damaged: it must not keep the others waiting
     return True
 
