@@ -19,7 +19,7 @@ CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", namespaced=F
 DAEMONS = ("csi-attacher", "csi-provisioner", "node", "controller")
 """In the order in which they end."""
 _PROGRAM = str(Path(sys.executable).with_name("ceph-provisioner"))
-_WRITE = "date > /data/letter; echo 'written by the first pod' >> /data/letter; sync; cat /data/letter"
+_WRITE = "date > /data/letter; echo 'written by the first pod' >> /data/letter; sync -f /data; cat /data/letter"
 _READ = "cat /data/letter"
 
 

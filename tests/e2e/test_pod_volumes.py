@@ -70,7 +70,7 @@ def written(pods: PodCluster, claim: Object) -> bytes:
 
 def test_what_one_pod_writes_the_next_one_reads(pods: PodCluster, storage_class: str) -> None:
     claim = pods.kubernetes.make_claim(storage_class)
-    pods.do("echo a letter >/data/letter; sync", claim)
+    pods.do("echo a letter >/data/letter; sync -f /data", claim)
     assert pods.do("cat /data/letter", claim) == "a letter"
     assert pods.ceph.info(f"pvc-{claim['metadata']['uid']}", pods.pool)["size"] == GIB
     assert b"a letter\n" in written(pods, claim)
@@ -103,10 +103,10 @@ def test_a_block_volume_is_a_device_of_the_pod(pods: PodCluster, storage_class: 
 
 def test_a_snapshot_becomes_the_volume_of_another_pod(pods: PodCluster, xfs_class: str) -> None:
     claim = pods.kubernetes.make_claim(xfs_class)
-    pods.do("echo first >/data/file; sync", claim)
+    pods.do("echo first >/data/file; sync -f /data", claim)
     snapshot_class = snapshots.make_snapshot_class(pods.kubernetes, pods.driver)
     taken = snapshots.wait_ready(pods.kubernetes, snapshots.take(pods.kubernetes, snapshot_class, claim))
-    pods.do("echo second >/data/file; sync", claim)
+    pods.do("echo second >/data/file; sync -f /data", claim)
     restored = pods.kubernetes.make_claim(xfs_class, "2Gi", dataSource=snapshots.source(taken))
     size = "df -k /data | awk 'END {print ($2 > 2000000)}'"
     assert pods.do(f"cat /data/file /data1/file; {size}", restored, claim).split() == ["first", "second", "1"]
