@@ -32,11 +32,14 @@ def run(directory: Path) -> None:
 def stop(directory: Path) -> None:
     """Stop and remove what there is; pods first, as long as somebody can take their volumes down."""
     stop_provisioner(directory)
-    if (directory / "kubernetes").exists():
-        subprocess.run([str(ROOT / "hack/dev-kubernetes"), "stop", str(directory / "kubernetes"), "--purge"], check=True)
+    _purge("dev-kubernetes", directory / "kubernetes")
     pod.stop(directory)
-    if (directory / "ceph").exists():
-        subprocess.run([str(ROOT / "hack/dev-ceph"), "stop", str(directory / "ceph"), "--purge"], check=True)
+    _purge("dev-ceph", directory / "ceph")
+
+
+def _purge(tool: str, home: Path) -> None:
+    if home.exists() and subprocess.run([str(ROOT / "hack" / tool), "stop", str(home), "--purge"]).returncode:
+        sys.exit(f"demo: {home} is still there; try again once what is in the way is gone")
 
 
 def main() -> None:

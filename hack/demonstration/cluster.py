@@ -41,7 +41,9 @@ KINDS = {
 
 
 def last_json(command: list[str]) -> dict[str, str]:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"demo: {' '.join(command)} failed")
     told: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return told
 
