@@ -191,8 +191,9 @@ class TestTheNodePluginIsKilled:
 
 def test_a_node_in_a_container_has_the_rights_that_it_needs_and_leaves_no_mount(pods: PodCluster, storage_class: str) -> None:
     claim = pods.kubernetes.make_claim(storage_class)
+    until(lambda: not pods.traces(), 60, "this node has detached all that it had", lambda: str(pods.traces()))
     pods.node.stop()
-    until(lambda: not pods.registered(), 30, "the kubelet has let go of the driver")
+    until(lambda: not pods.registered(), 60, "the kubelet has let go of the driver", pods.last_words)
     before = mounts(pods.kubelet)
     node = run_as_pod(pods, free_ports(1)[0])
     until(pods.registered, 60, "the kubelet knows the driver again", lambda: f"{pods.now(node)}\n{pods.log(node)}")
@@ -200,11 +201,12 @@ def test_a_node_in_a_container_has_the_rights_that_it_needs_and_leaves_no_mount(
         pods.do("echo through a container >/data/file", claim)
         assert pods.do("cat /data/file", claim) == "through a container"
         assert pods.now(node)["status"]["containerStatuses"][0]["restartCount"] == 0
+        until(lambda: not pods.attachments(), 60, "the volume is detached", lambda: pods.log(node))
     finally:
         pods.delete(node)
         pods.node.start()
     until(pods.registered, 30, "the kubelet knows the driver again", pods.node.text)
-    assert mounts(pods.kubelet) == before
+    until(lambda: mounts(pods.kubelet) == before, 30, "no mount is left", lambda: str(mounts(pods.kubelet)))
 
 
 def test_nothing_is_left_once_everything_is_deleted(pods: PodCluster) -> None:

@@ -146,11 +146,15 @@ class PodCluster(CsiCluster):
     def last_words(self) -> str:
         return "\n".join(file.read_text(errors="replace")[-1500:] for file in (self.node.log, self.controller.log))
 
+    def attachments(self) -> list[str]:
+        """Names of the VolumeAttachments: one goes when its volume is off the node."""
+        return [each["metadata"]["name"] for each in self.kubernetes.api.list_all(ATTACHMENTS.path()).items]
+
     def traces(self) -> list[str]:
         """What there is of volumes on this machine and in Kubernetes."""
-        run_directory, attachments = self.node.run_directory, self.kubernetes.api.list_all(ATTACHMENTS.path()).items
+        run_directory = self.node.run_directory
         return [
-            *(f"attachment {each['metadata']['name']}" for each in attachments),
+            *(f"attachment {each}" for each in self.attachments()),
             *(f"daemon {each.pid}" for each in storage_daemons(run_directory)),
             *(f"loop device {each}" for each in (*loops(run_directory), *loops(self.kubelet))),
             *(f"mount {each}" for each in (*mounts(run_directory), *mounts(self.kubelet))),
