@@ -1,1 +1,1 @@
-"""What `hack/bench csi` and `hack/bench list` are made of."""
+"""What `hack/bench csi`, `list` and `cinder` are made of."""

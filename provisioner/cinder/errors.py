@@ -6,10 +6,21 @@ A refusal tells Cinder's own words. No answer at all is `Unanswered`: the outcom
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+import openstack.exceptions
 import requests
+import urllib3.exceptions
 from keystoneauth1 import exceptions
 
 from provisioner.core.errors import Conflict, Denied, InvalidRequest, NotFound, OutOfSpace, ProvisionerError, Unavailable
+
+NO_ANSWER = (
+    exceptions.ClientException,
+    openstack.exceptions.SDKException,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+)
+"""What the ways to Keystone and to Cinder raise; `unanswered` knows what each means."""
 
 
 class Unanswered(Unavailable):
@@ -28,10 +39,11 @@ class DeniedByCinder(Denied):
         ProvisionerError.__init__(self, f"Cinder denies {what}")
 
 
-def answered(doing: str, answer: requests.Response) -> ProvisionerError:
-    """The error that an answer of status 400 and above means."""
-    said = f"{doing}: {_message(answer)}"
-    match answer.status_code:
+def answered(doing: str, status: int, content: bytes) -> ProvisionerError:
+    """The error that an answer of status 300 and above means."""
+    message = _message(content)
+    said = f"{doing}: {message}"
+    match status:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return DeniedByCinder(said)
         case HTTPStatus.NOT_FOUND:
@@ -43,9 +55,9 @@ def answered(doing: str, answer: requests.Response) -> ProvisionerError:
         case HTTPStatus.BAD_REQUEST if "status" in said:  # the volume's: it is not the request that is at fault
             return Conflict("Cinder", said)
         case HTTPStatus.BAD_REQUEST:
-            return InvalidRequest("Cinder", doing, _message(answer))
+            return InvalidRequest("Cinder", doing, message)
         case _:
-            return Unavailable(f"Cinder answered {answer.status_code}: {said}")
+            return Unavailable(f"Cinder answered {status}: {said}")
 
 
 def unanswered(doing: str, error: Exception) -> ProvisionerError:
@@ -53,7 +65,11 @@ def unanswered(doing: str, error: Exception) -> ProvisionerError:
     match error:
         case exceptions.Unauthorized() | exceptions.Forbidden():
             return DeniedByCinder(f"{doing}: {error}")
-        case exceptions.ConnectFailure() | exceptions.ConnectTimeout() | requests.RequestException():
+        case urllib3.exceptions.SSLError():
+            return Unavailable(f"Cinder can't be trusted: {doing}: {error}")
+        case exceptions.ConnectFailure() | exceptions.ConnectTimeout():
+            return Unanswered(f"Cinder does not answer: {doing}: {error}")
+        case requests.RequestException() | urllib3.exceptions.HTTPError():
             return Unanswered(f"Cinder does not answer: {doing}: {error}")
         case exceptions.MissingRequiredOptions() | exceptions.NoMatchingPlugin():
             return InvalidRequest("clouds", doing, str(error))
@@ -61,12 +77,12 @@ def unanswered(doing: str, error: Exception) -> ProvisionerError:
             return Unavailable(f"Cinder can't be reached: {doing}: {error}")
 
 
-def _message(answer: requests.Response) -> str:
+def _message(content: bytes) -> str:
     """Cinder wraps its message in an object whose one key names the kind of error."""
     try:
-        body: Any = answer.json()
-    except ValueError:
-        return answer.text[:300]
+        body: Any = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return content.decode(errors="replace")[:300]
     for part in body.values() if isinstance(body, dict) else ():
         if isinstance(part, dict) and "message" in part:
             return str(part["message"])

@@ -10,7 +10,7 @@ from provisioner.cinder.errors import Failed, Unanswered
 from provisioner.cinder.offering import Offering
 from provisioner.cinder.records import GIB, Record
 from provisioner.cinder.waiting import until
-from provisioner.core.errors import Conflict, HasDependants, InUse, InvalidRequest, NotFound, ProvisionerError
+from provisioner.core.errors import Conflict, HasDependants, InUse, InvalidRequest, NotFound, OutOfSpace, ProvisionerError
 from provisioner.core.model import Blueprint
 
 
@@ -26,12 +26,9 @@ def make(api: Api, plan: Blueprint) -> list[Record]:
         return settle(api, plan.id.image, made["id"])
     except Unanswered:
         raise
-    except NotFound as error:
+    except ProvisionerError as error:
         _undo(api, plan.id.image)
-        raise InvalidRequest("parameters.type", plan.layout.described().get("type", ""), str(error)) from error
-    except (Failed, ProvisionerError):
-        _undo(api, plan.id.image)
-        raise
+        raise _blamed(plan, error) from error.__cause__
 
 
 def settle(api: Api, name: str, uuid: str) -> list[Record]:
@@ -58,7 +55,11 @@ def settle(api: Api, name: str, uuid: str) -> list[Record]:
 def extend(api: Api, uuid: str, size: int) -> int:
     """Grow the volume to `size` bytes, rounded up to GiB, attached or not; gives the bytes that it has when it has grown."""
     doing = f"growing volume {uuid}"
-    api.act(uuid, "os-extend", doing, {"new_size": gibs(size)})
+    try:
+        api.act(uuid, "os-extend", doing, {"new_size": gibs(size)})
+    except Conflict:  # a try before this one was not answered, or killed
+        if (look(api, uuid) or {}).get("status") != "extending":
+            raise
 
     def grown() -> Record | None:
         record = look(api, uuid)
@@ -117,6 +118,18 @@ def _wanted(plan: Blueprint) -> Mapping[str, Any]:
         "metadata": records.metadata(plan),
         **{key: value for key, value in chosen.items() if value},
     }
+
+
+def _blamed(plan: Blueprint, error: ProvisionerError) -> ProvisionerError:
+    """The same refusal, with what asked for it: Cinder names the value, and not where it stands."""
+    said, asked = str(error), plan.layout.described()
+    if isinstance(error, OutOfSpace):
+        return OutOfSpace(f"{error.where} (size: {gibs(plan.size)} GiB)")
+    if isinstance(error, NotFound) and "olume type" in said:
+        return InvalidRequest("parameters.type", asked.get("type", ""), said)
+    if isinstance(error, InvalidRequest) and "vailability zone" in said:
+        return InvalidRequest("parameters.availability", asked.get("availability", ""), said)
+    return error
 
 
 def _undo(api: Api, name: str) -> None:

@@ -113,6 +113,11 @@ def is_served_by(volume: Object, provisioner: str) -> bool:
     return annotations(volume).get(PROVISIONED_BY) == provisioner
 
 
+def grown_by_hand(volume: Object) -> str:
+    """The kind of a native PersistentVolume whose file system no kubelet can grow; "" for one that it can."""
+    return next((kind for kind in ("iscsi", "fc") if kind in volume["spec"]), "")
+
+
 def volume_id(volume: Object) -> VolumeId:
     """The id in a PersistentVolume's annotation. Raises InvalidRequest for one that names nothing: then it was edited."""
     said = annotations(volume).get(VOLUME, "")

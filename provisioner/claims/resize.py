@@ -69,7 +69,7 @@ class Resizer:
         if step is Step.GROW:
             volume = self._grow(claim, volume)
         if step is not Step.NOTHING:
-            self._tell(claim, _capacity(volume["spec"]))
+            self._tell(claim, volume)
 
     def _tell_content(self, claim: Object) -> None:
         """Have the claim say that it has the size of its original, once: Kubernetes lets a bound claim's word stand."""
@@ -107,17 +107,19 @@ class Resizer:
         body = {"spec": {"capacity": {"storage": from_bytes(grown.size)}}}
         return self._api.patch(PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"]), body)
 
-    def _tell(self, claim: Object, size: int) -> None:
-        others = _others(claim)
+    def _tell(self, claim: Object, volume: Object) -> None:
+        size, others = _capacity(volume["spec"]), _others(claim)
+        done: Object = {"capacity": {"storage": from_bytes(size)}, "conditions": others}
         if objects.volume_mode(claim) == "Block":
-            status: Object = {"capacity": {"storage": from_bytes(size)}, "conditions": others}
             self._recorder.event(claim, "Normal", "VolumeResizeSuccessful", f"the volume has {size} bytes")
+        elif kind := objects.grown_by_hand(volume):
+            told = f"the volume has {size} bytes; no kubelet grows a file system over {kind}: rescan and grow it on its node"
+            self._recorder.event(claim, "Warning", "FileSystemResizeRequired", told)
         else:
-            status = {"conditions": [*others, _pending()]}
-            self._recorder.event(
-                claim, "Normal", "FileSystemResizeRequired", f"the image has {size} bytes; the node grows its file system"
-            )
-        self._write(claim, status)
+            done = {"conditions": [*others, _pending()]}
+            told = f"the image has {size} bytes; the node grows its file system"
+            self._recorder.event(claim, "Normal", "FileSystemResizeRequired", told)
+        self._write(claim, done)
 
     def _write(self, claim: Object, status: Object) -> None:
         path = PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"], "status")

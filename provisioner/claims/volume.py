@@ -77,8 +77,8 @@ class Maker:
 
 
 def note_content(body: Object, volume: Volume, content: int) -> None:
-    """Note on a PersistentVolume to save that it is a copy of `content` bytes, if its file system has to grow therefore."""
-    if content < volume.size and body["spec"]["volumeMode"] != "Block":
+    """Note on a PersistentVolume to save that it is a copy of `content` bytes, if its node has to grow the file system."""
+    if content < volume.size and body["spec"]["volumeMode"] != "Block" and not objects.grown_by_hand(body):
         body["metadata"]["annotations"] = {**body["metadata"]["annotations"], objects.CONTENT_SIZE: str(content)}
 
 

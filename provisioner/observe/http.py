@@ -54,7 +54,7 @@ class StatusServer:
         except (OSError, ValueError, OverflowError) as error:
             raise InvalidRequest("--listen", listen, str(error)) from error
         self.address = f"{host}:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="status", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.5,), name="status", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""

@@ -123,8 +123,7 @@ def start(directory: Path, ceph: Ceph) -> Cinder:
     command = [HACK / "dev-cinder", "start", str(directory), "--ceph", str(ceph.directory), "--iscsi"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
-    told.pop("types")
-    return Cinder(directory.resolve(), **told)
+    return Cinder(directory.resolve(), **{key: told[key] for key in ("endpoint", "token", "pool", "user", "keyring")})
 
 
 def start_keystone(cinder: Cinder) -> Path:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from provisioner.claims.objects import grown_by_hand
 from provisioner.claims.resize import Step, is_short, next_step
 from provisioner.kube.resources import Object
 from tests.unit.claims.objects_of import claim, volume
@@ -44,3 +45,10 @@ def test_a_file_system_that_waits_for_its_node_may_grow_further() -> None:
 
 def test_a_size_that_no_image_can_have_is_still_short_so_that_somebody_hears_of_it() -> None:
     assert next_step(bound("4Pi", "1Gi"), volume(capacity={"storage": "1Gi"})) is Step.GROW
+
+
+@pytest.mark.parametrize(("source", "kind"), [("rbd", ""), ("iscsi", "iscsi"), ("fc", "fc")])
+def test_a_file_system_over_scsi_is_no_kubelets_to_grow(source: str, kind: str) -> None:
+    made = volume()
+    made["spec"] = {source: {}, "capacity": {}}
+    assert grown_by_hand(made) == kind
