@@ -1,4 +1,4 @@
-"""A claim of a class of Cinder's becomes a volume, and a native PersistentVolume that needs Cinder no more. About 40 s."""
+"""A claim of a class of Cinder's becomes a volume, and a native PersistentVolume that needs Cinder no more. About 50 s."""
 
 import uuid
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 import rados
 import rbd
 
-from provisioner.kube.resources import PERSISTENT_VOLUMES
+from provisioner.kube.resources import PERSISTENT_VOLUMES, Object
 from tests.harness.ceph import Ceph
 from tests.harness.cinder import CLOUD, Cinder
 from tests.harness.kubernetes import NAMESPACE, Kubernetes
@@ -97,11 +97,39 @@ def test_where_nobody_knows_the_key_the_claim_is_told_and_nothing_is_left(
         program.stop()
 
 
-def test_a_typo_in_a_class_is_refused_by_name(kubernetes: Kubernetes, provisioner: Program) -> None:
-    storage_class = kubernetes.make_class(provisioner.provisioner, {"type": "rbd", "availabilty": "nova"})
+def test_a_volume_in_use_grows_and_its_file_system_is_left_to_the_node(
+    cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, storage_class: str
+) -> None:
     claim = kubernetes.make_claim(storage_class)
-    kubernetes.wait_event(claim, "ProvisioningFailed", "parameters.availabilty 'nova': unknown parameter")
+    name = kubernetes.wait_bound(claim, 60)["metadata"]["name"]
+    kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "1500Mi"}}}})
+    status = until(lambda: pending(kubernetes, claim), 60, "the node is asked to grow it", lambda: str(kubernetes.told(claim)))
+    assert status["capacity"]["storage"] == "1Gi", "what the file system has"
+    assert kubernetes.api.get(PERSISTENT_VOLUMES.path(name=name))["spec"]["capacity"]["storage"] == "2Gi", "what Cinder made"
+    assert [(made["status"], made["size"]) for made in cinder.named(name)] == [("in-use", 2)]
     kubernetes.delete_claim(claim)
+    kubernetes.wait_gone(claim, 60)
+    cinder.wait_nothing_left(ceph, name)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "size", "told"),
+    [
+        ({"type": "gold"}, "1Gi", "parameters.type 'gold': "),
+        ({"type": "rbd", "availability": "mars"}, "1Gi", "parameters.availability 'mars': "),
+        ({"type": "rbd"}, "5000Gi", "exceeds allowed gigabytes quota"),
+        ({"type": "rbd", "smartclone": "yes"}, "1Gi", "parameters.smartclone 'yes': "),
+        ({"type": "rbd", "availabilty": "nova"}, "1Gi", "parameters.availabilty 'nova': unknown parameter"),
+    ],
+)
+def test_what_a_class_or_claim_asks_for_in_vain_is_told_by_name_and_value_and_leaves_nothing(
+    cinder: Cinder, kubernetes: Kubernetes, provisioner: Program, parameters: dict[str, str], size: str, told: str
+) -> None:
+    claim = kubernetes.make_claim(kubernetes.make_class(provisioner.provisioner, parameters), size)
+    kubernetes.wait_event(claim, "ProvisioningFailed", told, 60)
+    kubernetes.delete_claim(claim)
+    kubernetes.wait_gone(claim, 60)
+    assert cinder.named(f"pvc-{claim['metadata']['uid']}") == []
 
 
 @pytest.mark.parametrize("asked_by", ["dataSource", "annotation"])
@@ -147,6 +175,12 @@ def write_and_read(kubernetes: Kubernetes, source: dict[str, object]) -> None:
             assert image.read(0, 7) == b"written"
     finally:
         client.shutdown()
+
+
+def pending(kubernetes: Kubernetes, claim: Object) -> Object | None:
+    """The claim's status, once it waits for its node."""
+    status: Object = (kubernetes.claim(claim) or {})["status"]
+    return status if "FileSystemResizePending" in [each["type"] for each in status.get("conditions") or []] else None
 
 
 def secrets(kubernetes: Kubernetes) -> list[str]:

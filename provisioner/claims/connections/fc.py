@@ -1,6 +1,6 @@
 """`fibre_channel`: the kubelet's plugin looks for the LUN behind the targets' WWNs. The fabric is the authentication.
 
-Made from recorded connections of Cinder's drivers: no fabric was at hand to try it on.
+Made after what the drivers of Cinder document: no fabric was at hand to try it on, and none to record a connection of.
 """
 
 from typing import Any

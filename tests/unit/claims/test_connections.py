@@ -33,6 +33,7 @@ ISCSI = {
     "auth_password": "word",
     "encrypted": False,
 }
+# written by hand, in the form that Cinder's drivers document: there was no fabric to record one of
 FIBRE_CHANNEL = {
     "target_discovered": True,
     "target_lun": 3,
