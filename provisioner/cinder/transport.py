@@ -6,7 +6,7 @@ catalogue, the environment's proxies, the authorities to trust.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -33,13 +33,10 @@ _AGENT = f"ceph-provisioner/{provisioner.__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, whole. Not shown: it may hold a target's password."""
+    """What came back, whole. `content` may hold a target's password, and is not shown."""
 
     status: int
-    content: bytes
-
-    def __repr__(self) -> str:
-        return f"Answer({self.status})"
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
