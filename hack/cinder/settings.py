@@ -30,7 +30,8 @@ rootwrap_config = {etc}/rootwrap.conf
 storage_availability_zone = nova
 scheduler_driver_init_wait_time = 1
 report_interval = 10
-service_down_time = 600
+# of several services in one process only the last goes on reporting: none may count as down for that
+service_down_time = 86400
 glance_api_servers = http://127.0.0.1:1
 quota_volumes = 500
 quota_snapshots = 500
