@@ -66,13 +66,24 @@ def _reserve(api: Api, uuid: str) -> bool:
     try:
         api.act(uuid, "os-reserve", f"reserving volume {uuid}")
     except Conflict:  # most volumes are new, and `available`: only others are worth a look
-        record = api.get(f"/volumes/{uuid}", f"looking at volume {uuid}")["volume"]
+        record = _seen(api, uuid)
         if foreign := records.others(record, api.config.host):
             raise InUse(f"Cinder volume {uuid}", foreign) from None
         if not records.attachment(record, api.config.host) and record["status"] != "attaching":
             raise
         return bool(record["status"] == "attaching")
     return True
+
+
+def _seen(api: Api, uuid: str) -> Record:
+    """The volume as it is. Where Cinder does not tell, its state is unknown, and nothing may be undone."""
+    try:
+        found: Record = api.get(f"/volumes/{uuid}", f"looking at volume {uuid}")["volume"]
+    except NotFound:
+        raise
+    except ProvisionerError as error:
+        raise Unanswered(str(error)) from error
+    return found
 
 
 def _initialized(api: Api, uuid: str) -> Connection:

@@ -146,9 +146,9 @@ def _delete(api: Api, uuid: str) -> None:
         api.delete(f"/volumes/{uuid}", f"deleting volume {uuid}")
     except NotFound:
         return
-    except (Conflict, InvalidRequest) as error:
-        if "snapshot" in str(error):
-            raise HasDependants(f"Cinder volume {uuid}", _snapshots(api, uuid) or ["snapshots"]) from error
+    except (Conflict, InvalidRequest) as error:  # Cinder's words name snapshots among whatever else may be in the way
+        if kept := _snapshots(api, uuid):
+            raise HasDependants(f"Cinder volume {uuid}", kept) from error
         raise
 
 

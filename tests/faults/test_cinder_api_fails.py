@@ -149,9 +149,10 @@ def test_what_came_before_a_refused_step_is_undone_in_reverse(cases: Cases, step
 @pytest.mark.parametrize(("step", "way"), [(step, way) for step, way in FAILURES if step in UP and way in (CUT, HANG)])
 def test_a_step_without_an_answer_is_not_undone_but_done(cases: Cases, step: str, way: str) -> None:
     steps = cases[step, way].steps
+    made = 2 if cases.get(("create", HANG)) is cases[step, way] else 1
     on_the_way_up = [each for each in steps[: _end_begins(steps)] if each.removesuffix("!") in (*UP, *DOWN)]
     assert {each.removesuffix("!") for each in on_the_way_up} == set(UP)
-    assert on_the_way_up.count("create") + on_the_way_up.count("create!") == (2 if (step, way) == ("create", HANG) else 1)
+    assert on_the_way_up.count("create") + on_the_way_up.count("create!") == made
 
 
 @pytest.mark.parametrize(("step", "way"), [(step, way) for step, way in FAILURES if step in DOWN])
