@@ -1,6 +1,5 @@
 """Group snapshots: rolls in an omap of the cluster's home place, members taken at one moment. The Ceph side of `core.groups`."""
 
-import hashlib
 import json
 import uuid
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import rados
 from provisioner.ceph import headers, index, snapshot_removal, snapshots, standstill, wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Places
+from provisioner.ceph.registry import task_for
 from provisioner.ceph.snapshot_headers import MARK, read_album
 from provisioner.ceph.standstill import Still
 from provisioner.core.errors import Conflict, NotFound, Unavailable
@@ -82,11 +82,10 @@ class CephGroups:
     @contextmanager
     def held(self, group: GroupId, credentials: Credentials | None, patience: float = _PATIENCE) -> Iterator[None]:
         """Keep others from working on the group for the block, by a RADOS lock that ends with this process."""
-        task = f"group.{hashlib.sha256(group.name.encode()).hexdigest()[:32]}"
         with (
             self._places.enrolled(group.place, self._key(group.place, credentials)) as room,
             explained(f"working on group snapshot {group}"),
-            room.registry.alone(room.pool, task, f"group snapshot {group}", _LONGEST, patience),
+            room.registry.alone(room.pool, task_for("group", group.name), f"group snapshot {group}", _LONGEST, patience),
         ):
             yield
 

@@ -10,6 +10,7 @@ late, in this process or another, renews, lets go or passes off for its own what
 """
 
 import errno
+import hashlib
 import logging
 import os
 import socket
@@ -102,6 +103,11 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def task_for(kind: str, name: str) -> str:
+    """Name the task of that kind for something with a name of any length."""
+    return f"{kind}.{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
 class Turn:

@@ -3,7 +3,6 @@
 `ceph-provisioner.places.<hex digit>` maps a request's name to the pool and RADOS namespace. See `core.choices`.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import rados
 from provisioner.ceph import wire
 from provisioner.ceph.errors import explained
 from provisioner.ceph.places import Places
+from provisioner.ceph.registry import task_for
 from provisioner.ceph.shards import Shards
 from provisioner.core.ids import Place
 from provisioner.core.model import Credentials
@@ -43,10 +43,9 @@ class CephReservations:
     @contextmanager
     def alone(self, home: Place, name: str, credentials: Credentials | None) -> Iterator[None]:
         """Choose for the name alone, by a RADOS lock that ends with this process."""
-        task = f"choice.{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:32]}"
         with self._places.enrolled(home, credentials) as room, explained(f"choosing a pool for {name!r}"):
             seconds = _CALLS * room.registry.timeout
-            with room.registry.alone(room.pool, task, f"volume {name!r}", seconds, _PATIENCE):
+            with room.registry.alone(room.pool, task_for("choice", name), f"volume {name!r}", seconds, _PATIENCE):
                 yield
 
     def reserved(self, home: Place, name: str, credentials: Credentials | None) -> Place | None:

@@ -8,13 +8,13 @@ anew.
 """
 
 import contextlib
-import hashlib
 
 import rados
 import rbd
 
 from provisioner.ceph import headers, marks
 from provisioner.ceph.places import Room
+from provisioner.ceph.registry import task_for
 from provisioner.ceph.snapshot_headers import Album, RbdSnapshot, read_album
 from provisioner.core.errors import Unavailable
 
@@ -78,9 +78,8 @@ def take_away(room: Room, image_id: str, name: str) -> bool:
 def finish(room: Room, image_id: str, name: str) -> None:
     """Remove a condemned snapshot, and what says so; nothing there is fine. Raises what `take_away` raises."""
     key, pool = _GOING + name, room.pool
-    task = f"snapshot.{hashlib.sha256(f'{image_id}/{name}'.encode()).hexdigest()[:32]}"
-    what = f"snapshot {name} of image {image_id}"
-    with room.registry.alone(pool, task, what, _CALLS * room.registry.timeout, _PATIENCE):
+    what, mine = f"snapshot {name} of image {image_id}", task_for("snapshot", f"{image_id}/{name}")
+    with room.registry.alone(pool, mine, what, _CALLS * room.registry.timeout, _PATIENCE):
         album = read_album(pool, image_id)
         sentence = album.header.metadata.get(key) if album is not None else None
         if album is None or sentence is None:

@@ -6,6 +6,7 @@ A volume id is `<cluster>/<pool>[/<rados namespace>]/<image>`: no part may hold 
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from provisioner.core.errors import InvalidRequest, NotFound
@@ -129,34 +130,31 @@ def check_place(place: Place) -> Place:
 
 def image_name(place: Place, request: str) -> str:
     """Name the image for a request's name: itself where it can be, else `cp-` and 32 hex digits of its hash."""
-    _check_request(request)
-    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
-    if plain and len(_id_bytes(place, request)) + _SNAPSHOT_ROOM <= ID_BYTES:
-        return request
-    return HASHED + hashlib.sha256(request.encode()).hexdigest()[:32]
+    return _name(request, 32, lambda name: len(_id_bytes(place, name)) + _SNAPSHOT_ROOM)
 
 
 def snapshot_name(volume: VolumeId, image_id: str, request: str) -> str:
     """Name the RBD snapshot for a request's name: itself where it can be, else `cp-` and 26 hex digits of its hash."""
-    _check_request(request)
-    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
-    if plain and len(str(SnapshotId(volume, request, image_id)).encode()) <= ID_BYTES:
-        return request
-    return HASHED + hashlib.sha256(request.encode()).hexdigest()[:26]
+    return _name(request, 26, lambda name: len(str(SnapshotId(volume, name, image_id)).encode()))
 
 
 def group_id(place: Place, request: str) -> GroupId:
     """Name the group snapshot for a request's name: itself where its id can bear it, else `cp-` and 32 hex digits of its hash."""
-    _check_request(request)
-    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
-    if plain and len(str(GroupId(place, request)).encode()) <= ID_BYTES:
-        return GroupId(place, request)
-    return GroupId(place, HASHED + hashlib.sha256(request.encode()).hexdigest()[:32])
+    return GroupId(place, _name(request, 32, lambda name: len(str(GroupId(place, name)).encode())))
 
 
 def member_name(group: GroupId, volume: VolumeId) -> str:
     """Name the request for a member of a group snapshot, which no other one of the cluster has."""
     return f"{group.name}.{hashlib.sha256(str(volume).encode()).hexdigest()[:10]}"
+
+
+def _name(request: str, digits: int, needs: Callable[[str], int]) -> str:
+    """The request's own name, if it is plain and no id with it `needs` too many bytes; else so many digits of its hash."""
+    _check_request(request)
+    plain = _PLAIN.fullmatch(request) and not request.startswith(RESERVED)
+    if plain and needs(request) <= ID_BYTES:
+        return request
+    return HASHED + hashlib.sha256(request.encode()).hexdigest()[:digits]
 
 
 def _check_request(request: str) -> None:
