@@ -154,8 +154,9 @@ def test_a_condemned_one_that_its_asker_comes_back_for_is_taken_anew(
 
     def slowly(*given: object) -> bool:
         done: bool = real(*given)  # type: ignore[arg-type]
-        condemned.set()
-        assert may_go_on.wait(30)
+        if not condemned.is_set():  # the first only: its asker may condemn it, too
+            condemned.set()
+            assert may_go_on.wait(60)
         return done
 
     monkeypatch.setattr(snapshot_removal, "_condemned", slowly)
