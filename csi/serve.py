@@ -1,18 +1,16 @@
-"""The CSI front end put together: its services over the core, behind one socket."""
+"""The CSI controller put together: its services over the core, behind one socket."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import grpc
-from google.protobuf.descriptor import FieldDescriptor
 
 from csi.controller import Controller
 from csi.groups import GroupController
 from csi.identity import Identity
 from csi.listing import BadToken, Listing, ReadPage
-from csi.node import NodeService
-from csi.node import Place as NodePlace
-from csi.pb import csi_pb2, csi_pb2_grpc
+from csi.pb import csi_pb2_grpc
+from csi.policy import LIGHT, is_secret
 from csi.pulse import Pulse
 from csi.snapshot_metadata import SnapshotMetadata
 from csi.topology import Pools
@@ -27,23 +25,10 @@ from provisioner.core.model import Volume
 from provisioner.core.snapshots import Snapshots
 from provisioner.core.topology import Segments
 from provisioner.core.volumes import Volumes
-from provisioner.host.node import Node
 from provisioner.rpc.boundary import OnCall, Policy
 from provisioner.rpc.redact import Redactor
 from provisioner.rpc.server import Listen, Server
 from provisioner.rpc.status import Codes
-
-LIGHT = frozenset(
-    (
-        "/csi.v1.Identity/GetPluginInfo",
-        "/csi.v1.Identity/GetPluginCapabilities",
-        "/csi.v1.Identity/Probe",
-        "/csi.v1.Controller/ControllerGetCapabilities",
-        "/csi.v1.GroupController/GroupControllerGetCapabilities",
-        "/csi.v1.Node/NodeGetCapabilities",
-        "/csi.v1.Node/NodeGetInfo",
-    )
-)
 
 _PATIENCE = 5.0
 """Seconds after which a cluster that answers nothing makes its volumes count as out of reach: callers wait not much longer."""
@@ -97,22 +82,3 @@ def serve(backend: Backend, name: str, listen: Listen, on_call: OnCall, *, topol
     server = Server(listen, policy, register)
     server.start()
     return server
-
-
-def serve_node(node: Node, place: NodePlace, pulse: Pulse, name: str, listen: Listen, on_call: OnCall) -> Server:
-    """Start the node service of the driver `name`; the caller drains it. Raises InvalidRequest if the socket can't be had."""
-    policy = Policy(LIGHT, {}, Redactor(is_secret), on_call)
-
-    def register(server: grpc.Server) -> list[str]:
-        csi_pb2_grpc.add_IdentityServicer_to_server(Identity(name, pulse), server)
-        csi_pb2_grpc.add_NodeServicer_to_server(NodeService(node, place, pulse.silent), server)
-        return ["csi.v1.Identity", "csi.v1.Node"]
-
-    server = Server(listen, policy, register)
-    server.start()
-    return server
-
-
-def is_secret(field: FieldDescriptor) -> bool:
-    """Tell whether the contract marks the field as one that no log may show."""
-    return bool(field.GetOptions().Extensions[csi_pb2.csi_secret])

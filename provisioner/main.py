@@ -1,5 +1,6 @@
 """The command line: the config file, one of the roles, and one sentence for errors of ours."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,12 +12,35 @@ from provisioner.config import ConfigFile
 from provisioner.core.errors import ProvisionerError
 from provisioner.kube.errors import KubeError
 from provisioner.observe import logs
-from provisioner.roles.claims import claims
-from provisioner.roles.csi import controller, node, rotate_key
-from provisioner.roles.iri import iri_buckets, iri_volumes
+
+_ROLES = {
+    "claims": "claims:claims",
+    "controller": "csi:controller",
+    "node": "node:node",
+    "iri-volumes": "iri:iri_volumes",
+    "iri-buckets": "iri:iri_buckets",
+    "rotate-key": "node:rotate_key",
+}
+"""Where each command is: in a module of `roles`."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CEPH_PROVISIONER"})
+class _Roles(click.Group):
+    """The commands, each imported when it is asked for: a node has no memory for what a controller knows."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Their names."""
+        return list(_ROLES)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """One of them; None for a name that there isn't."""
+        if name not in _ROLES:
+            return None
+        module, _, command = _ROLES[name].partition(":")
+        found: click.Command = getattr(importlib.import_module(f"provisioner.roles.{module}"), command)
+        return found
+
+
+@click.group(cls=_Roles, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CEPH_PROVISIONER"})
 @click.version_option(provisioner.__version__)
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="The config file: which clusters there are.")
 @click.option("-v", "--verbose", count=True, help="Tell how, not only what.")
@@ -26,10 +50,6 @@ def cli(context: click.Context, config: Path, verbose: int) -> None:
     memory.be_frugal()
     logs.set_up(verbose)
     context.obj = ConfigFile(config)
-
-
-for _role in (claims, controller, node, iri_volumes, iri_buckets, rotate_key):
-    cli.add_command(_role)
 
 
 def main() -> None:

@@ -5,18 +5,21 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import click
 
 from provisioner import memory
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.places import Places
-from provisioner.ceph.store import CephStore
 from provisioner.config import ConfigFile
 from provisioner.core.single_flight import SingleFlight
-from provisioner.housekeeping import Housekeeping
 from provisioner.observe.http import StatusServer
 from provisioner.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from provisioner.ceph.store import CephStore
+    from provisioner.housekeeping import Housekeeping
 
 
 def stop_on_signals() -> threading.Event:
@@ -59,12 +62,16 @@ class Ceph:
     """The config file's clusters as a store, and the work in the background that each who makes volumes there has a part in."""
 
     places: Places
-    store: CephStore
-    housekeeping: Housekeeping
+    store: "CephStore"
+    housekeeping: "Housekeeping"
 
 
 def ceph(config: ConfigFile, metrics: Metrics) -> Ceph:
     """Nothing is connected yet, and nothing runs: `housekeeping` is to be started and stopped."""
+    # imported here: a node makes no volumes, and runs on every machine
+    from provisioner.ceph.store import CephStore
+    from provisioner.housekeeping import Housekeeping
+
     places = Places(Clusters(config.clusters))
     store = CephStore(places)
     return Ceph(places, store, Housekeeping(places, store, metrics))

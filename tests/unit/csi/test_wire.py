@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from csi.pb import csi_pb2
-from csi.serve import LIGHT, is_secret
+from csi.policy import LIGHT, is_secret
 
 ROOT = Path(__file__).parents[3]
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from csi.pb import csi_pb2
-from csi.serve import is_secret
+from csi.policy import is_secret
 from provisioner.rpc.boundary import Policy
 from provisioner.rpc.redact import Redactor
 from provisioner.rpc.server import Listen, Server

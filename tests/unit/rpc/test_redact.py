@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi.pb import csi_pb2
-from csi.serve import is_secret
+from csi.policy import is_secret
 from provisioner.rpc.redact import Redactor
 
 SECRET = "QVFEc2VjcmV0a2V5"
