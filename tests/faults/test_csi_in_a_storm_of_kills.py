@@ -1,4 +1,4 @@
-"""Two CSI controllers are killed 20 times while they make volumes, snapshots and clones; then every account is even. About 60 s.
+"""Two CSI controllers are killed 20 times while they make volumes, snapshots and clones; then every account is even. About 90 s.
 
 CEPH_PROVISIONER_TEST_KILLS=200 is the long form; CEPH_PROVISIONER_TEST_SEED repeats a storm's plan.
 """
