@@ -116,6 +116,15 @@ def read_album(pool: rados.Ioctx, image_id: str) -> Album | None:
     return Album(header, snapshots, _marks(header))
 
 
+def has_object_map(pool: rados.Ioctx, image_id: str, number: int) -> bool:
+    """Tell whether a snapshot has an object map: the last that librbd makes of it."""
+    try:
+        pool.stat(f"rbd_object_map.{image_id}.{number:016x}")
+    except rados.ObjectNotFound:
+        return False
+    return True
+
+
 def mark_values(name: str, mark: SnapshotMark) -> dict[str, str]:
     """The metadata that makes the RBD snapshot `name` ours."""
     return {MARK + name: msgspec.json.encode(mark).decode()}

@@ -84,7 +84,7 @@ class CephSnapshots:
             for _ in range(_ROUNDS):
                 try:
                     with _locked(room, entry.image_id), rbd.Image(room.pool, image_id=entry.image_id) as image:
-                        number = _create(image, entry.id.snapshot)
+                        number = _create(room, image, entry)
                 except rbd.ImageNotFound:
                     raise NotFound(f"volume {entry.volume}") from None
                 if number is None and not _is_marked_soon(room, entry):
@@ -192,18 +192,22 @@ def _locked(room: Room, image_id: str) -> AbstractContextManager[None]:
     return broken_on_refusal(room.registry.instance, room.pool, image_id)
 
 
-def _create(image: rbd.Image, name: str) -> int | None:
-    """Take the snapshot, and give its number; None if there is one. Clients that can stand still for it are asked to, if any.
+def _create(room: Room, image: rbd.Image, entry: Entry) -> int | None:
+    """Take the snapshot, and give its number; None if there is one that may not be whole.
 
-    One that is there without our mark was left by an attempt whose end nobody saw. Where Ceph did not answer librbd in time, that
-    gave the number back and let it stand in the header: the content that it should keep is lost.
+    Clients that can stand still for it are asked to, if there are any. One that is there without our mark was left by an attempt
+    whose end nobody saw: where Ceph did not answer librbd in time, that gave the number back and let it stand in the header, and
+    the content that it should keep is lost. librbd may even find its own leftover on a second try, and call it a success.
     """
+    name, began = entry.id.snapshot, time.monotonic()
     alone = len(list(image.watchers_list())) <= 1
     try:
         image.create_snap(name, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE if alone else 0)
-        return image.snap_get_id(name)
+        number = image.snap_get_id(name)
     except (rbd.ImageExists, rbd.ImageNotFound):  # one is there, or was taken away at once: an asker of the same is at it
         return None
+    in_time = time.monotonic() - began < room.registry.timeout
+    return number if in_time or snapshot_headers.has_object_map(room.pool, entry.image_id, number) else None
 
 
 def _is_marked_soon(room: Room, entry: Entry) -> bool:
