@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 KUBERNETES ?= 1.30
 WORKERS ?= 4
 
-.PHONY: help demo demo-stop test test-vm lint format venv setup kubernetes cinder sidecars bench clean
+.PHONY: help demo demo-stop test test-vm lint format venv setup kubernetes cinder sidecars vm bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -19,11 +19,11 @@ demo: venv kubernetes ## claims become volumes on real images, and pods use one,
 demo-stop: ## stop what the demo left running, and remove it
 	@$(PY) hack/demo stop $(DEV)
 
-test: lint kubernetes sidecars cinder ## every test, against a real Ceph and a real Kubernetes
+test: lint kubernetes sidecars cinder vm ## every test, against a real Ceph and a real Kubernetes
 	@echo "test: running the tests"
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/vm
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/vm/long
 
-test-vm: venv ## the kernel's own client, in a virtual machine with Debian's kernel; about 10 minutes
+test-vm: kubernetes vm venv ## all of the virtual machine's tests, the long ones too: encryption as it really is
 	@echo "test-vm: running the tests in a virtual machine"
 	$(PY) -m pytest tests/vm
 
@@ -58,6 +58,9 @@ sidecars: setup ## build Kubernetes 1.36 and the standard CSI sidecars, once per
 	@hack/dev-kubernetes build --version 1.36
 	@python3 -m hack.sidecars.build
 	@python3 -m hack.kustomize.build
+
+vm: setup ## fetch Debian's kernel for the virtual machine that has RBD, once per machine
+	@hack/krbd-vm build
 
 cinder: setup ## install the development Cinder from PyPI, once per machine
 	@hack/dev-cinder build

@@ -16,7 +16,7 @@ from hack.krbd.kernel import Kernel, kernel
 
 _WORDS = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable random.trust_cpu=on "
-    "cryptomgr.notests audit=0 apparmor=0 net.ifnames=0 rcupdate.rcu_expedited=1"
+    "cryptomgr.notests no5lvl audit=0 apparmor=0 net.ifnames=0 rcupdate.rcu_expedited=1"
 )
 _VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 NEEDS = ("qemu-system-x86_64", "busybox", "lz4", "depmod", _VIRTIOFSD)
@@ -44,7 +44,7 @@ class Machine:
         self._control: socket.socket | None = None
         self._number = 0
 
-    def start(self, say: Callable[[str], None] = print, seconds: float = 240) -> "Machine":
+    def start(self, say: Callable[[str], None] = print, seconds: float = 900) -> "Machine":
         """Boot, and wait until the guest takes commands."""
         booted = kernel(say)
         self._start_sharing()
@@ -104,7 +104,7 @@ class Machine:
 
     def _start_sharing(self) -> None:
         """Show the host's root to the guest."""
-        words = [_VIRTIOFSD, f"--socket-path={self._directory}/share", "-o", "source=/,cache=auto,sandbox=chroot,xattr"]
+        words = [_VIRTIOFSD, f"--socket-path={self._directory}/share", "-o", "source=/,cache=always,sandbox=chroot"]
         self._start(words, "share.log")
         self._wait_for("share", 10)
 

@@ -29,7 +29,7 @@ class NodeCalls:
     def __init__(self, endpoint: str, staging: Path, targets: Path, seconds: float = 60) -> None:
         """`staging` and `targets` are directories on the node; `seconds` is how long a call may take."""
         self.endpoint, self.staging, self.targets, self._seconds = endpoint, staging, targets, seconds
-        self._channel = grpc.insecure_channel(endpoint)
+        self._channel = grpc.insecure_channel(endpoint, options=[("grpc.max_reconnect_backoff_ms", 1000)])
         self.node, self.identity = csi_pb2_grpc.NodeStub(self._channel), csi_pb2_grpc.IdentityStub(self._channel)
 
     def answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""Encrypted volumes, in the guest: this machine's kernel may have no dm-crypt. A minute, of Argon2 under emulation."""
+"""Encrypted volumes, in the guest: this machine's kernel may have no dm-crypt. Minutes, of Argon2 under emulation."""
 
 import grpc
 import pytest
