@@ -15,8 +15,9 @@ from pathlib import Path
 
 import csi.pulse
 import csi.registration
-import csi.serve  # noqa: F401
-import provisioner.roles.csi  # noqa: F401
+import csi.serve_node  # noqa: F401
+import provisioner.roles.node
+import provisioner.rpc.server  # noqa: F401
 from provisioner.main import main
 
 
