@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.core import encryption, qos, topology
+from provisioner.core import encryption, mapping, qos, topology
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.model import FEATURES, Layout
 from provisioner.core.qos import Qos
@@ -189,8 +189,18 @@ def _on_nodes(said: Mapping[str, str]) -> dict[str, str]:
         if mounter not in ("rbd", "auto"):
             why = f"the node would try rbd before {mounter}; say mounter auto if that is meant"
             raise InvalidRequest("parameters.tryOtherMounters", said["tryOtherMounters"], why)
-        told["mounter"] = "auto"
+        told["mounter"] = mounter = "auto"
+    if _pv_type(said) != "native":  # which can't carry them at all
+        _check_mapping(said, mounter)
     return told | _encryption(said)
+
+
+def _check_mapping(said: Mapping[str, str], mounter: str) -> None:
+    try:
+        mapping.check_map_options(said.get("mapOptions", ""), mounter)
+        mapping.check_unmap_options(said.get("unmapOptions", ""), mounter)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"parameters.{error.field}", error.value, error.why) from error
 
 
 def _encryption(said: Mapping[str, str]) -> dict[str, str]:

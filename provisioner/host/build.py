@@ -4,6 +4,7 @@ from pathlib import Path
 
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.keys import VolumeKeys
+from provisioner.core.mapping import check_location
 from provisioner.core.single_flight import SingleFlight
 from provisioner.host.clients import Clients
 from provisioner.host.commands import Commands
@@ -47,5 +48,6 @@ def _kinds(commands: Commands, mounts: Mounts, run_directory: Path, mounter: str
 
 
 def _nearest(location: str) -> str:
-    """Options to read from the replica that is nearest to a CRUSH location, `rack:a|host:b`."""
-    return f"read_from_replica=localize,crush_location={location}" if location else ""
+    """Options to read from the replica that is nearest to a CRUSH location, `rack:a|host:b`. Raises InvalidRequest."""
+    where = check_location("--read-affinity", location)
+    return f"read_from_replica=localize,crush_location={where}" if where else ""

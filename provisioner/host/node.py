@@ -12,6 +12,7 @@ from pathlib import Path
 from provisioner.core.encryption import Encryption
 from provisioner.core.errors import AlreadyExists, InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable, Unfit
 from provisioner.core.ids import VolumeId
+from provisioner.core.mapping import options_for
 from provisioner.core.model import Credentials, Opening
 from provisioner.core.single_flight import SingleFlight
 from provisioner.host import blocks
@@ -21,7 +22,7 @@ from provisioner.host.luks import KIND, Luks
 from provisioner.host.mounts import Mount, Mounts, check_path
 from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment, Images, Keys, Kind
-from provisioner.host.requests import Publish, Stage, options_for
+from provisioner.host.requests import Publish, Stage
 from provisioner.host.stats import Health, Usage, look, usage
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from provisioner.core.encryption import Encryption
-from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials
 from provisioner.host.filesystem import Wanted
@@ -39,23 +38,3 @@ class Publish:
     read_only: bool = False
     alone: bool = False
     """Nobody else on this node may have it published."""
-
-
-def options_for(kind: str, text: str) -> str:
-    """Find the options of one kind of device in `a,b` (for every kind) or `krbd:a,b;nbd:c,d`.
-
-    Raises InvalidRequest for a kind that isn't known.
-    """
-    if ":" not in text.partition("=")[0] and ";" not in text:
-        return text.strip()
-    found = ""
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        name, colon, options = part.partition(":")
-        if not colon or name.strip() not in _NAMES:
-            raise InvalidRequest("mapOptions", text, f"{name!r} is none of {', '.join(_NAMES)}")
-        if _NAMES[name.strip()] == kind:
-            found = options.strip()
-    return found
-
-
-_NAMES = {"krbd": "rbd", "rbd": "rbd", "nbd": "rbd-nbd", "rbd-nbd": "rbd-nbd", "fuse": "fuse"}

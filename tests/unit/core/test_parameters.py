@@ -78,7 +78,7 @@ class TestNamesOfCephCsi:
         ("name", "value"),
         [
             *(("clusterID", "dev"), ("pool", "p"), ("dataPool", "ec"), ("radosNamespace", "ns"), ("imageFeatures", "layering")),
-            *(("mkfsOptions", "-m0"), ("mapOptions", "krbd:ro"), ("unmapOptions", "krbd:force"), ("mounter", "rbd-nbd")),
+            *(("mkfsOptions", "-m0"), ("mapOptions", "krbd:noshare"), ("unmapOptions", "krbd:force"), ("mounter", "rbd-nbd")),
             *(("tryOtherMounters", "true"), ("topologyConstrainedPools", ""), ("objectSize", "4194304")),
             *(("encrypted", "false"), ("thickProvision", "false"), ("csi.storage.k8s.io/fstype", "xfs")),
             *((name, "1") for name in qos.NAMES if name.startswith(("base", "max"))),
@@ -192,6 +192,9 @@ class TestRefusals:
             ("integrityMode", {"integrityMode": "crc32", "encrypted": "true", "pvType": "csi"}),
             ("encryptionType", {"encryptionType": "file", "encrypted": "true", "pvType": "csi"}),
             ("encrypted", {"encrypted": "true", "pvType": "auto"}),
+            ("mapOptions", {"mapOptions": "krbd:typo", "pvType": "csi"}),
+            ("mapOptions", {"mapOptions": "noshare", "mounter": "fuse", "pvType": "csi"}),
+            ("unmapOptions", {"unmapOptions": "krbd:harder", "pvType": "csi"}),
             ("integrityMode", {"integrityMode": "hmac-sha256"}),
             ("cephLogDir", {"cephLogDir": "/var/log/ceph"}),
             ("cephLogStrategy", {"cephLogStrategy": "remove"}),

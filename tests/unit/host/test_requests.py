@@ -7,12 +7,12 @@ import pytest
 
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, VolumeId
+from provisioner.core.mapping import options_for
 from provisioner.core.model import Credentials, Opening
 from provisioner.host.blocks import tag
 from provisioner.host.devices.fuse import daemon_command
 from provisioner.host.filesystem import mount_options, options_of
 from provisioner.host.ports import Attachment
-from provisioner.host.requests import options_for
 
 VOLUME = VolumeId(Place("dev", "rbd", "space"), "pvc-1")
 
