@@ -37,11 +37,11 @@ class Program:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
         marker = "status at http://"
         text = until(
-            lambda: (t := self.text()[offset:]) and marker in t and t, 20, "the program says where its status is", self.text
+            lambda: (t := self.text()[offset:]) and marker in t and t, 60, "the program says where its status is", self.text
         )
         self.address = text.split(marker, 1)[1].split()[0]
         if ready:
-            until(lambda: self.page("/readyz")[0] == 200, 20, "the program is ready", self.text)
+            until(lambda: self.page("/readyz")[0] == 200, 60, "the program is ready", self.text)
         return self
 
     def with_options(self, *options: str) -> "Program":
