@@ -8,6 +8,7 @@ anew.
 """
 
 import contextlib
+import uuid
 
 import rados
 import rbd
@@ -19,6 +20,7 @@ from provisioner.ceph.snapshot_headers import Album, RbdSnapshot, read_album
 from provisioner.core.errors import Unavailable
 
 _GOING = marks.PREFIX + "going."
+_LAST = marks.PREFIX + "last-condemned"
 _TOLD = 3
 """Times that a client which holds an image's lock is told of a snapshot that it doesn't know."""
 _PATIENCE = 10.0
@@ -48,6 +50,24 @@ def remove_from(pool: rados.Ioctx, image: rbd.Image, image_id: str, name: str, n
             return
         headers.tell_watchers(pool, image_id)
     raise Unavailable(f"snapshot {name} of image {image_id} is not seen by the client that has the image locked")
+
+
+def last(image: rbd.Image) -> str:
+    """What tells of the last condemnation; to be asked before a snapshot is taken."""
+    try:
+        return str(image.metadata_get(_LAST))
+    except KeyError:
+        return ""
+
+
+def is_same_since(before: str, album: Album, name: str) -> bool:
+    """Tell whether a snapshot that was taken since `last` said `before` is the one that bears its name in this header.
+
+    For another to be there, it was condemned; or somebody marked it and deleted it again, and the mark is the last to go.
+    """
+    there = album.named(name)
+    foreign = there is None or (name in album.marks and album.mark_of(there) is None)
+    return not foreign and album.header.metadata.get(_LAST, "") == before
 
 
 def if_not_condemned(album: Album, snapshot: RbdSnapshot) -> dict[str, str] | None:
@@ -93,8 +113,9 @@ def finish(room: Room, image_id: str, name: str) -> None:
 
 def _condemned(pool: rados.Ioctx, album: Album, snapshot: RbdSnapshot) -> bool:
     """Condemn a snapshot that was seen unmarked; False if something was marked since."""
-    told, before = _sentence(album, snapshot), {marks.TURN: album.header.metadata.get(marks.TURN, "")}
-    return headers.change_metadata(pool, album.header.image_id, {_GOING + snapshot.name: told}, expected=before)
+    before = {marks.TURN: album.header.metadata.get(marks.TURN, "")}
+    told = {_GOING + snapshot.name: _sentence(album, snapshot), _LAST: uuid.uuid4().hex}
+    return headers.change_metadata(pool, album.header.image_id, told, expected=before)
 
 
 def _sentence(album: Album, snapshot: RbdSnapshot) -> str:

@@ -84,12 +84,12 @@ class CephSnapshots:
             for _ in range(_ROUNDS):
                 try:
                     with _locked(room, entry.image_id), rbd.Image(room.pool, image_id=entry.image_id) as image:
-                        number = _create(room, image, entry)
+                        taken = _create(room, image, entry)
                 except rbd.ImageNotFound:
                     raise NotFound(f"volume {entry.volume}") from None
-                if number is None and not _is_marked_soon(room, entry):
+                if taken is None and not _is_marked_soon(room, entry):
                     snapshot_removal.take_away(room, entry.image_id, entry.id.snapshot)
-                elif (made := commit(room.pool, entry, number=number)) is not None:
+                elif (made := commit(room.pool, entry, taken=taken)) is not None:
                     return made
                 else:
                     snapshot_removal.finish(room, entry.image_id, entry.id.snapshot)  # a leftover: it is taken anew
@@ -160,14 +160,14 @@ class CephSnapshots:
                 index.drop(room.pool, entry)
 
 
-def commit(pool: rados.Ioctx, entry: Entry, group: str = "", number: int | None = None) -> Snapshot | None:
-    """Mark a snapshot that was just taken, the one of this `number` if it is told; None if it is a condemned leftover.
+def commit(pool: rados.Ioctx, entry: Entry, group: str = "", taken: Album | None = None) -> Snapshot | None:
+    """Mark a snapshot that was just taken, the one in the header `taken` if that is told; None if it is a condemned leftover.
 
     NotFound, and no snapshot, if its volume was deleted meanwhile.
     """
-    name = entry.id.snapshot
+    name, album = entry.id.snapshot, taken or read_album(pool, entry.image_id)
+    number = _number(taken, name)
     for _ in range(_ROUNDS):
-        album = read_album(pool, entry.image_id)
         there = album.named(name) if album is not None else None
         if album is None or there is None:
             raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away while it was made")
@@ -184,6 +184,7 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "", number: int | None 
         stale = [key for key, value in before.items() if value]
         if headers.change_metadata(pool, entry.image_id, told, stale, {marks.DELETING: "", **before}, there.number):
             return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
+        album = read_album(pool, entry.image_id)
     raise Unavailable(f"image {entry.volume} kept changing while its snapshot {entry.name} was marked")
 
 
@@ -192,22 +193,33 @@ def _locked(room: Room, image_id: str) -> AbstractContextManager[None]:
     return broken_on_refusal(room.registry.instance, room.pool, image_id)
 
 
-def _create(room: Room, image: rbd.Image, entry: Entry) -> int | None:
-    """Take the snapshot, and give its number; None if there is one that may not be whole.
+def _create(room: Room, image: rbd.Image, entry: Entry) -> Album | None:
+    """Take the snapshot, and give the header that has it; None if one is there that may be another, or not whole.
 
     Clients that can stand still for it are asked to, if there are any. One that is there without our mark was left by an attempt
     whose end nobody saw: where Ceph did not answer librbd in time, that gave the number back and let it stand in the header, and
     the content that it should keep is lost. librbd may even find its own leftover on a second try, and call it a success.
+
+    librbd would read half the image anew to tell the number of the one that it took; but as long as none was condemned
+    meanwhile, the one there is that one.
     """
     name, began = entry.id.snapshot, time.monotonic()
-    alone = len(list(image.watchers_list())) <= 1
+    alone, before = len(list(image.watchers_list())) <= 1, snapshot_removal.last(image)
     try:
         image.create_snap(name, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE if alone else 0)
-        number = image.snap_get_id(name)
     except (rbd.ImageExists, rbd.ImageNotFound):  # one is there, or was taken away at once: an asker of the same is at it
         return None
+    album = read_album(room.pool, entry.image_id)
+    number = _number(album, name)
+    if album is None or number is None or not snapshot_removal.is_same_since(before, album, name):
+        return None
     in_time = time.monotonic() - began < room.registry.timeout
-    return number if in_time or snapshot_headers.has_object_map(room.pool, entry.image_id, number) else None
+    return album if in_time or snapshot_headers.has_object_map(room.pool, entry.image_id, number) else None
+
+
+def _number(album: Album | None, name: str) -> int | None:
+    there = album.named(name) if album is not None else None
+    return there.number if there is not None else None
 
 
 def _is_marked_soon(room: Room, entry: Entry) -> bool:

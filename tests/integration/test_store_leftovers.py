@@ -8,11 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import rados
 import rbd
 
 from provisioner.ceph import snapshot_removal, snapshots
 from provisioner.ceph.reaper import Reaper
-from provisioner.ceph.snapshot_headers import SnapshotMark, read_album
+from provisioner.ceph.snapshot_headers import Album, SnapshotMark, read_album
 from provisioner.ceph.snapshots import CephSnapshots
 from provisioner.core.errors import Conflict, Unavailable
 from provisioner.core.ids import Place, VolumeId
@@ -140,6 +141,35 @@ def test_a_stalled_asker_marks_nothing_that_went_meanwhile(
         CephSnapshots(peer.places).take(entry, None)
     assert _is_clean(ceph, place, made)
     taken = peer.snapshot(place, "src", "monday")
+    assert _there(ceph, place, made) == {"monday": True}
+    assert homely.snapshots.get(taken.id) == taken
+
+
+def test_what_came_in_place_of_the_one_just_taken_is_not_told_of(
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its asker stalled for so long that another took it away, and left a half-made one of that name in its turn."""
+    made = homely.create(place, "src").image_id
+    left: list[int] = []
+
+    def stalled(pool: rados.Ioctx, image_id: str) -> Album | None:
+        album = read_album(pool, image_id)
+        if not left and album is not None and album.named("monday"):
+            with peer.places.enrolled(place, None) as room:
+                assert snapshot_removal.take_away(room, made, "monday")
+            with at(ceph, place) as admin, rbd.Image(admin, "src") as image:
+                image.create_snap("monday")
+                left.append(image.snap_get_id("monday"))
+            album = read_album(pool, image_id)
+        return album
+
+    monkeypatch.setattr(snapshots, "read_album", stalled)
+    taken = homely.snapshot(place, "src", "monday")
+    with at(ceph, place) as pool:
+        album = read_album(pool, made)
+    assert left
+    assert album is not None
+    assert [each.number > left[0] for each in album.snapshots] == [True]
     assert _there(ceph, place, made) == {"monday": True}
     assert homely.snapshots.get(taken.id) == taken
 
