@@ -112,6 +112,26 @@ def test_data_that_is_no_file_system_is_never_formatted_over(node: NodeProgram, 
     assert node.traces(volume) == []
 
 
+_FOREIGN = {
+    "a member of a volume group": (512, b"LABELONE" + (1).to_bytes(8, "little") + bytes(4) + b"\x20\0\0\0LVM2 001" + b"a" * 32),
+    "a partition table": (446, bytes([0x80, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 2, 0]) + bytes(48) + b"\x55\xaa"),
+    "the end of a partition table": (512 * MIB - 512, b"EFI PART\0\0\1\0"),
+    "noise": (8192, bytes(range(1, 255)) * 8),
+}
+
+
+@pytest.mark.parametrize(("foreign", "fs_type"), [*((each, "ext4") for each in _FOREIGN), ("a member of a volume group", "")])
+def test_what_somebody_else_put_there_is_never_formatted_over(node: NodeProgram, ceph: Ceph, foreign: str, fs_type: str) -> None:
+    volume, (offset, data) = new_image(ceph), _FOREIGN[foreign]
+    write_to(ceph, volume, offset, data)
+    with pytest.raises(grpc.RpcError) as caught:
+        node.stage(volume, capability(fs_type=fs_type))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION, caught.value.details()
+    with ceph.open_image(volume.rpartition("/")[2]) as image:
+        assert image.read(offset, len(data)) == data
+    assert node.traces(volume) == []
+
+
 def test_a_file_system_of_another_type_is_refused_and_stays(node: NodeProgram, ceph: Ceph) -> None:
     volume = new_image(ceph)
     node.stage(volume, capability(fs_type="xfs"))

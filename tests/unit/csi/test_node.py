@@ -81,3 +81,11 @@ def test_an_encrypted_volume_is_read_with_its_passphrase_and_its_cipher() -> Non
     for wrong in ({"secrets": {}}, {"volume_context": {**context, "encryptionKeySize": "many"}}):
         with pytest.raises(InvalidRequest):
             stage_request(stage(**{"volume_context": context, "secrets": {"encryptionPassphrase": "x"}, **wrong}))
+
+
+def test_an_selinux_context_reaches_the_mount_as_it_is() -> None:
+    context = 'context="system_u:object_r:container_file_t:s0:c1,c2"'
+    mount = csi_pb2.VolumeCapability.MountVolume(mount_flags=[context, "noatime"])
+    mode = csi_pb2.VolumeCapability.AccessMode(mode=csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_WRITER)
+    read = stage_request(stage(volume_capability=csi_pb2.VolumeCapability(mount=mount, access_mode=mode)))
+    assert read.flags == (context, "noatime")
