@@ -254,6 +254,18 @@ def read(ceph: Ceph, place: Place, image: str, length: int, at_byte: int = 0) ->
         return content
 
 
+def rbd_snapshots(ceph: Ceph, place: Place, image: str) -> list[str]:
+    """Names of an image's snapshots, as `rbd snap ls` has them."""
+    with at(ceph, place) as pool, rbd.Image(pool, image, read_only=True) as opened:
+        return sorted(snapshot["name"] for snapshot in opened.list_snaps())
+
+
+def snapshot_marks(ceph: Ceph, place: Place, made: str) -> list[str]:
+    """Keys of our marks of snapshots on the image with the internal id `made`."""
+    with at(ceph, place) as pool:
+        return [key for key in omap(pool, f"rbd_header.{made}") if key.startswith("metadata_ceph-provisioner.snapshot.")]
+
+
 def succeeds(unless: type[ProvisionerError] | tuple[type[ProvisionerError], ...], act: Callable[[], object]) -> bool:
     """Whether it ends well; an error other than these is the test's end."""
     try:
