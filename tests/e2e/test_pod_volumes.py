@@ -26,6 +26,9 @@ from tests.harness.daemonset import run_as_pod
 from tests.harness.pods import NODE, PodCluster
 from tests.harness.waiting import until
 
+# the first test waits for a Ceph and a Kubernetes to start, on a machine that may be busy
+pytestmark = pytest.mark.timeout(600)
+
 GIB = 1 << 30
 WAIT = "while :; do sleep 0.1; done"
 """A script's end that is no end: the pod runs until it is deleted."""

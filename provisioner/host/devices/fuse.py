@@ -5,6 +5,7 @@ that is known of a device is in the kernel: the mount on the image's file, the l
 the daemon's socket beside it.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -198,7 +199,13 @@ def _explained(image: Opening, said: str) -> ProvisionerError:
 
 def _ended(pid: int, seconds: float) -> bool:
     """Wait for the end of a process that may be nobody's child."""
-    return _until(lambda: not os.path.exists(f"/proc/{pid}/ns"), seconds)
+    return _until(lambda: _is_gone(pid), seconds)
+
+
+def _is_gone(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):  # the first process of a container inherits daemons, and has to bury them
+        os.waitpid(pid, os.WNOHANG)
+    return not os.path.exists(f"/proc/{pid}/ns")
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:
