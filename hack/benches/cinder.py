@@ -60,8 +60,8 @@ def burst(made: Cinder, ceph: Ceph, kubernetes: Kubernetes, directory: Path, num
     account = kubernetes.account_kubeconfig(directory / "account")
     program = Program(directory, config, account, "bench.example.com/cinder", "--workers", str(IN_FLIGHT))
     storage_class = kubernetes.make_class(program.provisioner, {"cloud": cinder_harness.CLOUD, "type": "rbd"})
-    program.start()
     try:
+        program.start()
         _down(kubernetes, _up(kubernetes, storage_class, 1))
         parties = Parties(ceph, made, kubernetes, program)
         print(f"cinder: {number} claims, {IN_FLIGHT} in flight, {'a user of Keystone' if keystone else 'no Keystone'}")
