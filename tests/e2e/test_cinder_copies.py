@@ -43,7 +43,7 @@ def storage_class(provisioner: Program, csi_kubernetes: Kubernetes) -> str:
 def original(cinder: Cinder, ceph: Ceph, csi_kubernetes: Kubernetes, storage_class: str) -> Iterator[Object]:
     """A bound claim with content."""
     claim = csi_kubernetes.make_claim(storage_class)
-    csi_kubernetes.wait_bound(claim, 90)
+    csi_kubernetes.wait_bound(claim, 180)
     write(cinder, ceph, claim, b"first")
     yield csi_kubernetes.claim(claim) or claim
     snapshots.delete(csi_kubernetes, claim)
@@ -78,7 +78,7 @@ def test_a_volumesnapshot_of_a_cinder_volume_is_restored_as_it_was_taken(
     handle = f"{CLOUD}/cinder/{name_of(original)}@nightly.{volume['id']}"
     snapshot = snapshots.write(csi_kubernetes, driver_name(provisioner.provisioner), handle)
     copy = csi_kubernetes.make_claim(storage_class, "2Gi", dataSource=snapshots.source(snapshot))
-    bound = csi_kubernetes.wait_bound(copy, 90)
+    bound = csi_kubernetes.wait_bound(copy, 180)
     assert read(cinder, ceph, copy) == b"first"
     assert bound["spec"]["capacity"]["storage"] == "2Gi"
     assert cinder.named(name_of(copy))[0]["size"] == 2
@@ -109,13 +109,13 @@ def test_a_clone_across_namespaces_is_made_where_a_grant_allows_it_and_only_ther
     snapshots.grant(csi_kubernetes, original, GRANTED)
     refused, copy = (asking(csi_kubernetes, storage_class, original, where, asked_by) for where in (OTHER, GRANTED))
     csi_kubernetes.wait_event(refused, "ProvisioningFailed", "no ReferenceGrant in namespace default allows it", 60)
-    csi_kubernetes.wait_bound(copy, 90)
+    csi_kubernetes.wait_bound(copy, 180)
     assert read(cinder, ceph, copy) == b"first"
     assert cinder.named(name_of(refused)) == []
     for claim in (refused, copy):
         csi_kubernetes.delete_claim(claim)
     for claim in (refused, copy):
-        csi_kubernetes.wait_gone(claim, 90)
+        csi_kubernetes.wait_gone(claim, 180)
     cinder.wait_nothing_left(ceph, name_of(copy))
 
 
@@ -132,7 +132,7 @@ def test_a_file_system_over_iscsi_has_its_size_at_once_and_its_owner_is_told_to_
     cinder: Cinder, csi_kubernetes: Kubernetes, storage_class: str
 ) -> None:
     claim = csi_kubernetes.make_claim(storage_class)
-    csi_kubernetes.wait_bound(claim, 90)
+    csi_kubernetes.wait_bound(claim, 180)
     csi_kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "1500Mi"}}}})
     until(lambda: (csi_kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi", 60, "the claim says 2Gi")
     csi_kubernetes.wait_event(claim, "FileSystemResizeRequired", "no kubelet grows a file system over iscsi")
