@@ -97,7 +97,7 @@ class Transport:
         given = http.merge_environment_settings(endpoint, {}, False, self._session.verify, self._session.cert)
         adapter = cast(requests.adapters.HTTPAdapter, http.get_adapter(endpoint))
         pool = adapter.get_connection_with_tls_context(asked, given["verify"], given["proxies"], given["cert"])
-        return _Route(token, cast(urllib3.HTTPConnectionPool, pool), adapter.request_url(asked, given["proxies"]).rstrip("/"))
+        return _Route(token, pool, adapter.request_url(asked, given["proxies"]).rstrip("/"))
 
 
 def _adapter(config: CloudConfig) -> keystoneauth1.adapter.Adapter:
