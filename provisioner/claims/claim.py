@@ -153,6 +153,7 @@ class Provisioner:
         request.refuse_what_cannot_work(claim)
         request.size_of(claim)
         storage_class = self._classes.resolve(raw_class)
+        self._handouts.check(storage_class)
         pv_type = storage_class.parameters.pv_type
         if storage_class.is_connected:  # which kubelets can mount it shows with the connection
             return storage_class, Choice(native=True)

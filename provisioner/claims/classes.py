@@ -11,6 +11,7 @@ from provisioner.ceph.cluster import ClusterConfig
 from provisioner.cinder.offering import Offering
 from provisioner.claims import cinder_class
 from provisioner.core.choices import Reachable, reachable
+from provisioner.core.encryption import PASSPHRASE, Encryption, read_encryption
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
 from provisioner.core.model import Credentials, SizeRange
@@ -117,6 +118,13 @@ class Classes:
         namespace, _, name = where.partition("/")
         return read_credentials(self._api, SecretRef(namespace, name), user)
 
+    def encryption(self, storage_class: Class) -> Encryption | None:
+        """How its volumes are encrypted if a KMS has the keys, which what the provisioner's Secret holds may seal."""
+        said, secret = storage_class.parameters.on_nodes, storage_class.parameters.admin
+        if not said.get("encryptionKMSID"):
+            return None
+        return read_encryption(said, _decoded(*read_secret(self._api, secret), PASSPHRASE) if secret else "")
+
     def _cluster(self, parameters: ClassParameters) -> str:
         known = self._clusters()
         if parameters.cluster:
@@ -164,18 +172,23 @@ def _host(monitor: str) -> str:
 
 def read_credentials(api: Api, secret: SecretRef, old_user: str) -> Credentials:
     """Read `userID` and `userKey` (ceph-csi) or `key` (ceph.com/rbd; the user is `old_user`) from a Secret."""
-    where = f"{secret.namespace}/{secret.name}"
-    try:
-        data = api.get(SECRETS.path(secret.namespace, secret.name)).get("data") or {}
-    except NotFound as error:
-        raise InvalidRequest("Secret", where, "does not exist") from error
-    except Forbidden as error:
-        raise InvalidRequest("Secret", where, "the provisioner's service account may not read it") from error
+    where, data = read_secret(api, secret)
     user = _decoded(where, data, "userID").removeprefix("client.") or old_user
     key = _decoded(where, data, "userKey") or _decoded(where, data, "key")
     if not key:
         raise InvalidRequest("Secret", where, "has neither userKey nor key")
     return Credentials(user, key)
+
+
+def read_secret(api: Api, secret: SecretRef) -> tuple[str, Mapping[str, str]]:
+    """Give a Secret's `namespace/name`, and its data in base64. Raises InvalidRequest naming it if it can't be read."""
+    where = f"{secret.namespace}/{secret.name}"
+    try:
+        return where, api.get(SECRETS.path(secret.namespace, secret.name)).get("data") or {}
+    except NotFound as error:
+        raise InvalidRequest("Secret", where, "does not exist") from error
+    except Forbidden as error:
+        raise InvalidRequest("Secret", where, "the provisioner's service account may not read it") from error
 
 
 def _decoded(where: str, data: Mapping[str, str], key: str) -> str:

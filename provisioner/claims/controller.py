@@ -29,6 +29,7 @@ from provisioner.claims.sources import driver_name
 from provisioner.claims.sweep import Sweeper
 from provisioner.claims.volume import Maker
 from provisioner.core.choices import Choices
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.volumes import Volumes
 from provisioner.kube.events import Budget, Recorder
 from provisioner.kube.leader import Elector, new_identity
@@ -73,6 +74,7 @@ class Controller:
         lease_api: Api,
         volumes: Volumes,
         choices: Choices,
+        keys: VolumeKeys,
         clusters: Callable[[], Mapping[str, ClusterConfig]],
         options: Options,
         metrics: Metrics,
@@ -96,7 +98,7 @@ class Controller:
         self._tries = _Tries()
         self._exports = exports
         self._resolver = Classes(api, clusters, exports.clouds if exports else tuple)
-        self._volumes, self._choices = volumes, choices
+        self._volumes, self._choices, self._keys = volumes, choices, keys
         self._elector = Elector(lease_api, options.namespace, options.lease, identity, self._lead, self._follow)
         self._leading, self._started = threading.Event(), threading.Event()
         self._workers = [
@@ -148,7 +150,7 @@ class Controller:
 
     def _build(self, kubernetes: str) -> None:
         setting = Setting(self._options.provisioner, kubernetes)
-        handouts = Handouts(self._api, self._volumes, self._options.namespace)
+        handouts = Handouts(self._api, self._volumes, self._resolver, self._keys, self._options.namespace)
         kubelets = Kubelets(self._api)
         exports = self._exports
         connected = Connected(exports, self._volumes, handouts, kubelets, self._recorder) if exports else None

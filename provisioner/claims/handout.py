@@ -2,16 +2,20 @@
 
 By default the volume gets a cephx user of its own that opens nothing else; a class that brings a user (`userId`,
 `userSecretName`) has that one used as it is, and it is never touched.
+
+An encrypted volume whose key a KMS has bears that before anybody can be told of it, as over CSI: a clone that was never staged
+would else have nothing but its source's key, which goes with the source.
 """
 
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from provisioner.claims.classes import Class
+from provisioner.claims.classes import Class, Classes
 from provisioner.claims.objects import DOMAIN, volume_name
 from provisioner.claims.sources import Handout
 from provisioner.core.errors import InvalidRequest
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.model import Credentials, Volume
 from provisioner.core.parameters import SecretRef
 from provisioner.core.volumes import Volumes
@@ -36,14 +40,22 @@ class Minted:
 class Handouts:
     """Makes and removes what nodes need to map volumes."""
 
-    def __init__(self, api: Api, volumes: Volumes, namespace: str) -> None:
+    def __init__(self, api: Api, volumes: Volumes, classes: Classes, keys: VolumeKeys, namespace: str) -> None:
         """Secrets are made in `namespace`, where the people who make claims can't read them."""
         self._api, self._volumes, self._namespace = api, volumes, namespace
+        self._classes, self._keys = classes, keys
+
+    def check(self, storage_class: Class) -> None:
+        """Raise InvalidRequest for a KMS that isn't known, before anything is made."""
+        if (how := self._classes.encryption(storage_class)) is not None:
+            self._keys.check(how)
 
     def give(
         self, claim: Object, volume: Volume, storage_class: Class, credentials: Credentials | None
     ) -> tuple[Handout, Minted]:
         """Hand the volume out; the same again each time."""
+        if (how := self._classes.encryption(storage_class)) is not None:
+            self._keys.provide(volume.id, how, credentials)
         given = storage_class.parameters.given_user
         if given is not None:
             monitors = self._volumes.monitors(volume.id.place.cluster, credentials)

@@ -8,12 +8,15 @@ import click
 import provisioner
 from provisioner import wiring
 from provisioner.ceph.keys import Keys
+from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.reservations import CephReservations
 from provisioner.config import ConfigFile
 from provisioner.core.by_cluster import by_cluster
 from provisioner.core.choices import Choices
+from provisioner.core.keys import VolumeKeys
 from provisioner.core.ports import VolumeStore
 from provisioner.core.volumes import Volumes
+from provisioner.kms.build import KeyServices
 from provisioner.observe.http import StatusServer
 
 if TYPE_CHECKING:
@@ -65,7 +68,8 @@ def claims(
     exports, store = _exports(config, ceph)
     volumes = Volumes(store, process.flights())
     choices = Choices(volumes, CephReservations(ceph.places))
-    controller = Controller(api, lease_api, volumes, choices, config.clusters, options, process.metrics, exports)
+    keys = VolumeKeys(NodeImages(ceph.places.clusters), KeyServices(config.kms).get)
+    controller = Controller(api, lease_api, volumes, choices, keys, config.clusters, options, process.metrics, exports)
     status = StatusServer(listen, process.metrics, controller.unhealthy, controller.unready)
     ends = (controller.stop, ceph.housekeeping.stop, api.close, lease_api.close)
     process.run(status, name, (ceph.housekeeping.start, controller.start), ends)
