@@ -79,6 +79,7 @@ class Cluster:
         (self.home / "ceph.conf").write_text(ceph_conf(self.home, self.settings))
         if not self._made.exists():
             self._make(say)
+        self._forget_the_dead()
         self._ensure(MONITOR, say)
         self._ensure(MANAGER, say)
         self._await_port(self.settings.msgr1, MONITOR)
@@ -111,6 +112,12 @@ class Cluster:
                 self._ensure_osd(daemon, admin, say)
         else:
             self._ensure(daemon, say)
+
+    def _forget_the_dead(self) -> None:
+        # who died before this start is no sign that something goes wrong in it
+        for daemon in self.daemons:
+            if not self.process(daemon):
+                self._pidfile(daemon).unlink(missing_ok=True)
 
     @property
     def _made(self) -> Path:

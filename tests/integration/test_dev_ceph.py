@@ -196,11 +196,13 @@ def test_a_stopped_cluster_comes_back_with_its_data(worn: Path) -> None:
     assert read(start(worn), "kept") == "kept"
 
 
-@pytest.mark.parametrize("daemon", DAEMONS)
-def test_start_brings_back_what_was_killed(worn: Path, daemon: str) -> None:
-    write(start(worn), f"kept-{daemon}")
-    os.kill(pids(worn)[daemon] or 0, signal.SIGKILL)
-    assert read(start(worn), f"kept-{daemon}") == f"kept-{daemon}"
+@pytest.mark.parametrize("killed", [*((daemon,) for daemon in DAEMONS), tuple(DAEMONS)], ids=" ".join)
+def test_start_brings_back_what_was_killed(worn: Path, killed: tuple[str, ...]) -> None:
+    text = "kept-" + "-".join(killed)
+    write(start(worn), text)
+    for daemon in killed:
+        os.kill(pids(worn)[daemon] or 0, signal.SIGKILL)
+    assert read(start(worn), text) == text
 
 
 def test_restart_daemon_replaces_that_one(worn: Path) -> None:
