@@ -144,10 +144,6 @@ class Cluster:
         log = self.home / "log" / f"{daemon}.out"
         command += ["-c", str(self.home / "ceph.conf")]
         process = spawn(command, home=self.home, pidfile=self._pidfile(daemon), log=log)
-        # The daemon's own process writes the file: until it has, nobody else could tell that it runs.
-        while process and Process.from_file(self._pidfile(daemon)) != process:
-            if first_ended([process], _POLL):
-                process = None
         if process is None:
             raise ClusterError(f"{daemon} ended at once: see {log}")
         say(f"{daemon} started")

@@ -14,7 +14,7 @@ from pathlib import Path
 from hack.ceph.admin import Admin
 from hack.ceph.files import Settings as CephSettings
 from hack.ceph.files import write_keyring
-from hack.kubernetes.processes import Process, first_ended, spawn
+from hack.kubernetes.processes import Process, spawn
 
 from .environment import HERE, Environment
 from .http import NoAnswerError, call
@@ -173,9 +173,6 @@ class Service:
         }
         log = self.home / "log" / f"{part}.out"
         process = spawn([*env, *commands[part]], home=self.home, pidfile=self._pidfile(part), log=log)
-        while process and Process.from_file(self._pidfile(part)) != process:
-            if first_ended([process], 0.01):
-                process = None
         if process is None:
             raise ServiceError(f"{part} ended at once: see {log}")
 

@@ -17,6 +17,9 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 # The daemon's own process writes the file before it becomes the daemon: no kill of the starter leaves a nameless one.
 REGISTER_AND_EXEC = 'cat /proc/sys/kernel/random/boot_id "/proc/$$/stat" >"$0" && exec "$@"'
 
+_POLL = 0.01
+"""Seconds between two looks at a file that a process is about to write."""
+
 
 class StillRunningError(Exception):
     """A process survived SIGKILL (it hangs in the kernel)."""
@@ -88,7 +91,11 @@ class Process:
 
 
 def spawn(command: Sequence[str], *, home: Path, pidfile: Path, log: Path) -> Process | None:
-    """Start a daemon in its own session and directory, its output appended to `log`; None if it ended at once."""
+    """Start a daemon in its own session and directory, its output appended to `log`; None if it ended at once.
+
+    Until its own process has written the pidfile, nobody else could tell that it runs: so long this waits, and whoever is told to
+    end meanwhile takes the daemon along.
+    """
     with log.open("ab") as output:
         child = subprocess.Popen(
             ["sh", "-c", REGISTER_AND_EXEC, str(pidfile), *command],
@@ -98,7 +105,15 @@ def spawn(command: Sequence[str], *, home: Path, pidfile: Path, log: Path) -> Pr
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Process.with_pid(child.pid)
+    process = Process.with_pid(child.pid)
+    try:
+        while process and Process.from_file(pidfile) != process:
+            if first_ended([process], _POLL):
+                process = None
+    except BaseException:
+        child.kill()
+        raise
+    return process
 
 
 def first_ended(processes: Iterable[Process], seconds: float) -> Process | None:
