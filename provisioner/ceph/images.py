@@ -126,6 +126,8 @@ def resize(pool: rados.Ioctx, volume: Volume, size: int, instance: int) -> int:
         try:
             image.resize(size, False)
         except rbd.InvalidArgument as error:
+            if (there := image.size()) >= size:  # somebody grew it further meanwhile: librbd won't shrink it
+                return int(there)
             raise OutOfRange("size", size, f"Ceph can't give image {volume.id} so many bytes") from error
     return size
 

@@ -8,7 +8,7 @@ import yaml
 
 from provisioner.claims import cinder_class
 from provisioner.config import parse_all
-from provisioner.main import cli
+from tests.harness.options import options_of
 
 ROOT = Path(__file__).parents[3]
 OVERLAY = ROOT / "manifests/overlays/cinder"
@@ -36,7 +36,7 @@ def test_the_overlay_s_config_file_is_read_and_everything_in_it_is_mounted(tmp_p
 def test_every_option_of_the_overlay_is_one_of_the_program_s() -> None:
     (container,) = documents()[1]["spec"]["template"]["spec"]["containers"]
     config, role, *options = container["args"]
-    known = {option for parameter in cli.commands[role].params for option in parameter.opts}
+    known = options_of(role)
     assert config == "--config=/etc/ceph-provisioner/config/config.yaml"
     assert {option.partition("=")[0] for option in options} <= known
 

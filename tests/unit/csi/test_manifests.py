@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from provisioner.config import parse
-from provisioner.main import cli
+from tests.harness.options import options_of, required_of
 
 OVERLAY = Path(__file__).parents[3] / "manifests/overlays/csi"
 OURS = {"controller": "deployment.yaml", "node": "daemonset.yaml"}
@@ -31,10 +31,9 @@ def container(name: str) -> dict[str, Any]:
 def test_every_option_of_our_programs_is_one_of_theirs(role: str) -> None:
     config, started, *options = container(role)["args"]
     assert (config.partition("=")[0], started) == ("--config", role)
-    command = cli.commands[role]
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = options_of(role)
     assert [option for option in options if option.partition("=")[0] not in known] == []
-    required = {parameter.opts[0] for parameter in command.params if parameter.required}
+    required = required_of(role)
     assert required <= {option.partition("=")[0] for option in options}
 
 

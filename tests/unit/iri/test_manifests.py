@@ -8,8 +8,8 @@ import yaml
 
 from provisioner.config import parse
 from provisioner.iri.classes import read_bucket_classes, read_volume_classes
-from provisioner.main import cli
 from provisioner.oci import Registries
+from tests.harness.options import options_of, required_of
 
 OVERLAY = Path(__file__).parents[3] / "manifests/overlays/iri"
 
@@ -24,10 +24,9 @@ def test_every_option_of_the_runtimes_is_one_of_theirs(name: str) -> None:
     (runtime,) = (c for c in deployment["spec"]["template"]["spec"]["containers"] if c["name"] == "runtime")
     config, role, *options = runtime["args"]
     assert config.startswith("--config=")
-    command = cli.commands[role]
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = options_of(role)
     assert [option for option in options if option.partition("=")[0] not in known] == []
-    required = {parameter.opts[0] for parameter in command.params if parameter.required}
+    required = required_of(role)
     assert required <= {option.partition("=")[0] for option in options}
 
 
