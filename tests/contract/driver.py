@@ -35,6 +35,7 @@ from provisioner.kms.build import KeyServices
 from provisioner.kms.settings import KmsConfig
 from provisioner.rpc.server import Listen, Server
 from tests.harness.ceph import Ceph
+from tests.harness.store import at_work
 
 MIB, GIB = 1 << 20, 1 << 30
 NAME = "rbd.example.com"
@@ -156,8 +157,10 @@ def running(
     driver = Driver(server, ceph.pool, attachments)
     driver.calls = calls
     try:
-        yield driver
+        with at_work(places):
+            try:
+                yield driver
+            finally:
+                driver.close()
     finally:
-        driver.close()
-        places.leave()
         connections.close()

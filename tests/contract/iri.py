@@ -30,6 +30,7 @@ from provisioner.oci import Registries
 from provisioner.rpc.server import Listen, Server
 from tests.harness.ceph import Ceph
 from tests.harness.program import PROGRAM
+from tests.harness.store import at_work
 
 MIB, GIB = 1 << 20, 1 << 30
 LABEL = "volumepoollet.ironcore.dev/volume-"
@@ -189,9 +190,11 @@ def running(ceph: Ceph, directory: Path, timeout: int = 15, registries: Path | N
     server = serve_volumes(backend, shelf, listen, lambda *_: None)
     runtime = Runtime(server, store, place.pool, classes)
     try:
-        yield runtime
+        with at_work(places):
+            try:
+                yield runtime
+            finally:
+                images.stop()
+                runtime.close()
     finally:
-        images.stop()
-        runtime.close()
-        places.leave()
         clusters.close()

@@ -33,6 +33,20 @@ GIB = 1 << 30
 PLAIN = Layout()
 
 
+@contextmanager
+def at_work(places: Places) -> Iterator[None]:
+    """Have a heart beat for the block, as every program of ours has: who is silent is fenced by whoever looks next."""
+    stop = threading.Event()
+    heart = threading.Thread(target=places.heartbeat, args=(stop,), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join()
+        places.leave()
+
+
 class Provisioner:
     """One process of ours, within the test: its own connections, its own use cases, a beating heart."""
 
