@@ -16,6 +16,7 @@ from csi.pb import csi_pb2, csi_pb2_grpc
 from csi.snapshots import CAPABILITIES as SNAPSHOT_CAPABILITIES
 from csi.snapshots import Snapshotting
 from csi.topology import Pools
+from provisioner.core.encryption import PASSPHRASE, kept_by_kms
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.keys import VolumeKeys
 from provisioner.core.model import MIB, Credentials, SizeRange, Volume
@@ -70,7 +71,7 @@ class Controller(Modify, Snapshotting, Publishing, Examining, csi_pb2_grpc.Contr
     def CreateVolume(self, request: csi_pb2.CreateVolumeRequest, context: Context) -> csi_pb2.CreateVolumeResponse:
         """Make a volume, once per name: empty, or with the content of a snapshot or another volume."""
         chosen = convert.read_class(request.parameters, self._clusters())
-        how = convert.encryption(chosen.on_nodes, request.secrets)
+        how = kept_by_kms(chosen.on_nodes, request.secrets.get(PASSPHRASE, ""))
         if how is not None:
             self._keys.check(how)
         needs, origin = request.accessibility_requirements, sources.look_up(request, self._volumes, self._snapshots)

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from csi import capabilities
 from csi.pb import csi_pb2
-from provisioner.core.encryption import PASSPHRASE, Encryption, read_encryption
 from provisioner.core.errors import InvalidRequest, NotFound
 from provisioner.core.ids import GroupId, Place, SnapshotId, VolumeId, check_place
 from provisioner.core.model import MIB, CreateRequest, Credentials, SizeRange, Source, Volume
@@ -110,13 +109,6 @@ def credentials(secrets: Mapping[str, str]) -> Credentials | None:
     if not user or not key:
         raise InvalidRequest("secrets.userID" if key else "secrets.userKey", "", "userID and userKey go together")
     return Credentials(user, key)
-
-
-def encryption(said: Mapping[str, str], secrets: Mapping[str, str]) -> Encryption | None:
-    """Read how a volume is encrypted whose key a KMS has; None for others: their key comes with the node's secret."""
-    if said.get("encrypted") != "true" or not said.get("encryptionKMSID"):
-        return None
-    return read_encryption(said, secrets.get(PASSPHRASE, ""))
 
 
 def mutable(given: Mapping[str, str]) -> Qos:

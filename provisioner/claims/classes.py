@@ -11,7 +11,7 @@ from provisioner.ceph.cluster import ClusterConfig
 from provisioner.cinder.offering import Offering
 from provisioner.claims import cinder_class
 from provisioner.core.choices import Reachable, reachable
-from provisioner.core.encryption import PASSPHRASE, Encryption, read_encryption
+from provisioner.core.encryption import PASSPHRASE
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.ids import Place, check_place
 from provisioner.core.model import Credentials, SizeRange
@@ -118,12 +118,10 @@ class Classes:
         namespace, _, name = where.partition("/")
         return read_credentials(self._api, SecretRef(namespace, name), user)
 
-    def encryption(self, storage_class: Class) -> Encryption | None:
-        """How its volumes are encrypted if a KMS has the keys, which what the provisioner's Secret holds may seal."""
-        said, secret = storage_class.parameters.on_nodes, storage_class.parameters.admin
-        if not said.get("encryptionKMSID"):
-            return None
-        return read_encryption(said, _decoded(*read_secret(self._api, secret), PASSPHRASE) if secret else "")
+    def passphrase(self, storage_class: Class) -> str:
+        """What some kinds of KMS seal keys with, as the provisioner's Secret has it; "" without a Secret."""
+        secret = storage_class.parameters.admin
+        return _decoded(*read_secret(self._api, secret), PASSPHRASE) if secret else ""
 
     def _cluster(self, parameters: ClassParameters) -> str:
         known = self._clusters()

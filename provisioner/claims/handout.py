@@ -9,11 +9,12 @@ would else have nothing but its source's key, which goes with the source.
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from provisioner.claims.classes import Class, Classes
 from provisioner.claims.objects import DOMAIN, volume_name
 from provisioner.claims.sources import Handout
+from provisioner.core.encryption import kept_by_kms
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.keys import VolumeKeys
 from provisioner.core.model import Credentials, Volume
@@ -47,15 +48,16 @@ class Handouts:
 
     def check(self, storage_class: Class) -> None:
         """Raise InvalidRequest for a KMS that isn't known, before anything is made."""
-        if (how := self._classes.encryption(storage_class)) is not None:
+        if (how := kept_by_kms(storage_class.parameters.on_nodes)) is not None:
             self._keys.check(how)
 
     def give(
         self, claim: Object, volume: Volume, storage_class: Class, credentials: Credentials | None
     ) -> tuple[Handout, Minted]:
         """Hand the volume out; the same again each time."""
-        if (how := self._classes.encryption(storage_class)) is not None:
-            self._keys.provide(volume.id, how, credentials)
+        if (how := kept_by_kms(storage_class.parameters.on_nodes)) is not None:
+            sealed_with = self._classes.passphrase(storage_class)
+            self._keys.provide(volume.id, replace(how, passphrase=sealed_with), credentials)
         given = storage_class.parameters.given_user
         if given is not None:
             monitors = self._volumes.monitors(volume.id.place.cluster, credentials)

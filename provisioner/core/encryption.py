@@ -58,6 +58,13 @@ def read_encryption(said: Mapping[str, str], passphrase: str) -> Encryption:
     )
 
 
+def kept_by_kms(said: Mapping[str, str], passphrase: str = "") -> Encryption | None:
+    """How a volume is encrypted whose key a KMS has; None for others: their key comes with the node's secret."""
+    if said.get("encrypted") != "true" or not said.get("encryptionKMSID"):
+        return None
+    return read_encryption(said, passphrase)
+
+
 def _number(said: Mapping[str, str], name: str, default: int) -> int:
     text = said.get(name, str(default))
     if not text.isascii() or not text.isdecimal():
