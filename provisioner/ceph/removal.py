@@ -5,6 +5,8 @@ snapshot is lost that anybody was told of, and no node loses its volume. What a 
 promised to nobody: it goes, once that is decided.
 """
 
+import threading
+import time
 from collections.abc import Callable
 
 import rados
@@ -20,15 +22,20 @@ from provisioner.core.ids import HASHED, VolumeId
 Claimed = Callable[[str, str], bool]
 """Tells whether the index claims a snapshot: by the image's id and the snapshot's name."""
 _ROUNDS = 3
+PATIENCE = 2.0
+"""Seconds that a request waits for a process of ours to close the image: it opens a parent to remove a dead clone's snapshot."""
+_LOOK = 0.1
 
 
-def discard(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str, is_claimed: Claimed) -> None:
-    """Take the image off its name if nobody uses it.
+def discard(
+    pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str, is_claimed: Claimed, patience: float = 0.0
+) -> None:
+    """Take the image off its name if nobody uses it; `patience` is how many seconds a process of ours has to close it.
 
     InUse names the clients, HasDependants snapshots that aren't ours to keep or remove.
     """
     with explained(f"deleting image {volume}"):
-        _refuse_if_used(pool, registry, volume, image_id)
+        _refuse_if_used(pool, registry, volume, image_id, patience)
         for _ in range(_ROUNDS):
             if _discarded(pool, volume, image_id, is_claimed):
                 return
@@ -89,22 +96,30 @@ def _is_leftover(album: Album, snapshot: RbdSnapshot, is_claimed: Claimed) -> bo
     return ours or is_claimed(album.header.image_id, snapshot.name)
 
 
-def _refuse_if_used(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str) -> None:
+def _refuse_if_used(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image_id: str, patience: float) -> None:
     try:
         image = rbd.Image(pool, image_id=image_id, read_only=True)
     except rbd.ImageNotFound:
         return
     with image:
-        watchers = list(image.watchers_list())
         migrating = bool(image.features() & rbd.RBD_FEATURE_MIGRATING)
-    standings = {watcher["addr"]: registry.judge(pool, watcher["id"]) for watcher in watchers}
+        deadline, pause = time.monotonic() + patience, threading.Event()
+        while _ours_at_work(pool, registry, volume, image):
+            if flatten.asked(pool, image_id) is not None:
+                flatten.cancel(pool, image_id)
+                break
+            if time.monotonic() >= deadline:
+                raise Conflict(f"image {volume}", "a process of ours has it open")
+            pause.wait(_LOOK)
+    if migrating:
+        raise Conflict(f"image {volume}", "an administrator migrates it (rbd migration)")
+
+
+def _ours_at_work(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image: rbd.Image) -> bool:
+    """Whether a living process of ours, perhaps this one, has the image open. Raises InUse for anybody else's client."""
+    standings = {watcher["addr"]: registry.judge(pool, watcher["id"]) for watcher in image.watchers_list()}
     foreign = [address for address, standing in standings.items() if standing is Standing.FOREIGN]
     # an OSD may list the watcher of a dead client for ever; fenced, it uses nothing any more
     if in_use := registry.without_fenced(foreign):
         raise InUse(f"image {volume}", in_use)
-    if any(standing in (Standing.ALIVE, Standing.SELF) for standing in standings.values()):
-        if flatten.asked(pool, image_id) is None:
-            raise Conflict(f"image {volume}", "a process of ours has it open")
-        flatten.cancel(pool, image_id)
-    if migrating:
-        raise Conflict(f"image {volume}", "an administrator migrates it (rbd migration)")
+    return any(standing in (Standing.ALIVE, Standing.SELF) for standing in standings.values())

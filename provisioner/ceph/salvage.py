@@ -54,7 +54,7 @@ def salvage(pool: rados.Ioctx, registry: Registry, wreck: Wreck, sightings: Sigh
     """Clear the name. Unavailable while somebody may still be at work on it, AlreadyExists for what can't be explained."""
     with explained(f"clearing what is left of image {wreck.id}"):
         if wreck.dying:
-            removal.discard(pool, registry, wreck.id, wreck.image_id, is_claimed)
+            removal.discard(pool, registry, wreck.id, wreck.image_id, is_claimed, removal.PATIENCE)
         elif clones.finish(pool, wreck.id, wreck.image_id):
             return
         elif _is_abandoned(pool, registry, wreck, sightings.since(wreck)):

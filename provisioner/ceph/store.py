@@ -119,7 +119,7 @@ class CephStore:
         """Take the image off its name: to the trash, or under a tombstone's while snapshots of it are kept."""
         with self._places.enrolled(volume.id.place, credentials) as room:
             is_claimed = self._claimed(volume.id.place, credentials)
-            removal.discard(room.pool, room.registry, volume.id, volume.image_id, is_claimed)
+            removal.discard(room.pool, room.registry, volume.id, volume.image_id, is_claimed, removal.PATIENCE)
 
     def mark_published(self, volume: Volume, credentials: Credentials | None) -> None:
         """Note on the image that it was handed out."""

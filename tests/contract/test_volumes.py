@@ -1,6 +1,7 @@
 """Delete, expand, get, validate, capacity through the socket, with `rbd` as the other side. About 4 seconds."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -8,8 +9,10 @@ import pytest
 import rbd
 
 from csi.pb import csi_pb2
+from provisioner.core.ids import Place
 from tests.contract.driver import GIB, MIB, Driver, capability, refused, unique
 from tests.harness.ceph import Ceph
+from tests.harness.store import Provisioner
 
 Mode = csi_pb2.VolumeCapability.AccessMode
 NOWHERE = [
@@ -68,6 +71,24 @@ class TestDeleteVolume:
         with ceph.open_image(name), refused(grpc.StatusCode.FAILED_PRECONDITION, "in use by"):
             driver.delete(volume.volume_id)
         assert name in ceph.images()
+
+    def test_a_process_of_ours_that_works_on_the_image_for_a_moment_is_waited_for(self, driver: Driver, ceph: Ceph) -> None:
+        volume, closed = driver.create(unique()).volume_id, threading.Event()
+        place, other = Place("dev", ceph.pool), Provisioner(ceph.config())
+
+        def close() -> None:
+            image.close()
+            closed.set()
+
+        try:
+            other.volumes.attend(place)
+            with other.clusters.connection("dev") as connection, connection.pool(place) as pool:
+                image = rbd.Image(pool, volume.rpartition("/")[2])
+                threading.Timer(0.7, close).start()
+                driver.delete(volume)
+                assert closed.is_set()
+        finally:
+            other.close()
 
     def test_an_image_that_is_not_ours_stays(self, driver: Driver, ceph: Ceph) -> None:
         name = unique("made-by-hand-")
