@@ -3,7 +3,6 @@
 CEPH_PROVISIONER_TEST_KILLS=200 is the long form; CEPH_PROVISIONER_TEST_SEED repeats a storm's plan.
 """
 
-import json
 import os
 import random
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import sidecars
 from tests.harness.askers import Asker, Door
 from tests.harness.ceph import Ceph
 from tests.harness.sidecars import CsiController
@@ -27,18 +27,8 @@ ASKERS = 5
 @pytest.fixture
 def controllers(ceph: Ceph, pool: str, tmp_path: Path) -> Iterator[list[CsiController]]:
     """Two processes with one pool."""
-    made = []
-    for name in ("a", "b"):
-        home = tmp_path / name
-        home.mkdir()
-        cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pools": [pool]}
-        (home / "config.yaml").write_text(json.dumps({"clusters": {"dev": cluster}}))
-        made.append(CsiController(home, home / "config.yaml", "storm.example.com"))
-    try:
-        yield [each.start() for each in made]
-    finally:
-        for each in made:
-            each.kill()
+    with sidecars.controllers(ceph, pool, tmp_path, "storm.example.com") as made:
+        yield made
 
 
 def leftovers(ceph: Ceph, pool: str) -> list[str]:

@@ -4,7 +4,6 @@ Threads and memory stay as they were, no name is wedged, and in the end nothing 
 long form, of ten minutes; CEPH_PROVISIONER_TEST_SEED repeats a plan.
 """
 
-import json
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ import pytest
 
 from csi.pb import csi_pb2, csi_pb2_grpc
 from tests.faults.test_csi_in_a_storm_of_kills import leftovers
+from tests.harness import sidecars
 from tests.harness.askers import Asker, Door
 from tests.harness.ceph import Ceph
 from tests.harness.sidecars import CsiController
@@ -50,18 +50,8 @@ class Footprint:
 @pytest.fixture
 def controllers(ceph: Ceph, pool: str, tmp_path: Path) -> Iterator[list[CsiController]]:
     """Two processes with one pool, who give each call to Ceph 3 s."""
-    made = []
-    for name in ("a", "b"):
-        home = tmp_path / name
-        home.mkdir()
-        cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pools": [pool], "timeout": TIMEOUT}
-        (home / "config.yaml").write_text(json.dumps({"clusters": {"dev": cluster}}))
-        made.append(CsiController(home, home / "config.yaml", "stalls.example.com"))
-    try:
-        yield [each.start() for each in made]
-    finally:
-        for each in made:
-            each.kill()
+    with sidecars.controllers(ceph, pool, tmp_path, "stalls.example.com", timeout=TIMEOUT) as made:
+        yield made
 
 
 def impatient(dice: random.Random) -> Callable[[Any, Any], Any]:

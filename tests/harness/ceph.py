@@ -43,10 +43,10 @@ class Ceph:
     def config(self, name: str = "dev", timeout: int = 15) -> ClusterConfig:
         return ClusterConfig(name, conf=self.conf, user=self.user, keyring=self.keyring, timeout=timeout)
 
-    def config_file(self, directory: Path, timeout: int = 15) -> Path:
-        """Write a config file that knows this cluster as `dev`."""
+    def config_file(self, directory: Path, timeout: int = 15, **more: object) -> Path:
+        """Write a config file that knows this cluster as `dev`; what it says `more` of the cluster is config.py's."""
         path = directory / "config.yaml"
-        cluster = {"conf": self.conf, "user": self.user, "keyring": self.keyring, "timeout": timeout}
+        cluster = {"conf": self.conf, "user": self.user, "keyring": self.keyring, "timeout": timeout, **more}
         path.write_text(json.dumps({"clusters": {"dev": cluster}}))
         return path
 

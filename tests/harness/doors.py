@@ -3,7 +3,6 @@
 Whatever the way, it is one request, and has one answer: askers repeat what a sidecar would repeat, and have to be told the same.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ import grpc
 
 from csi.pb import csi_pb2_grpc
 from tests.harness.ceph import Ceph
-from tests.harness.sidecars import CsiController
+from tests.harness.sidecars import CsiController, controllers
 
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
@@ -46,7 +45,6 @@ class Door:
 
     def close(self) -> None:
         self._channel.close()
-        self.process.kill()
 
 
 class Doors:
@@ -99,16 +97,10 @@ class Doors:
 @contextmanager
 def open_doors(ceph: Ceph, pool: str, directory: Path, count: int = 2) -> Iterator[Doors]:
     """So many controllers for the block, of cluster `dev`, whose only pool is this."""
-    made = []
-    try:
-        for number in range(count):
-            home = directory / f"controller-{number}"
-            home.mkdir()
-            cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pools": [pool]}
-            (home / "config.yaml").write_text(json.dumps({"clusters": {"dev": cluster}}))
-            made.append(Door(CsiController(home, home / "config.yaml", "doors.example.com")))
-            made[-1].process.start()
-        yield Doors(made)
-    finally:
-        for door in made:
-            door.close()
+    with controllers(ceph, pool, directory, "doors.example.com", count) as processes:
+        doors = [Door(each) for each in processes]
+        try:
+            yield Doors(doors)
+        finally:
+            for door in doors:
+                door.close()

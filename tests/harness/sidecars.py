@@ -1,12 +1,11 @@
 """A CSI driver as Kubernetes sees it: our controller on a socket, and the standard sidecars between it and the API server."""
 
-import json
 import os
 import signal
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -41,6 +40,22 @@ class CsiController(Program):
         self.endpoint = f"unix://{directory}/csi.sock"
         self._command = [str(PROGRAM), "--config", str(config), "controller", "--csi-endpoint", self.endpoint]
         self._command += ["--driver-name", driver, "--listen", "127.0.0.1:0"]
+
+
+@contextmanager
+def controllers(
+    ceph: Ceph, pool: str, directory: Path, driver: str, count: int = 2, timeout: int = 15
+) -> Iterator[list[CsiController]]:
+    """So many controllers for the block, of cluster `dev`, whose only pool is this; `timeout` is for each call to Ceph, in s."""
+    with ExitStack() as stack:
+        made = []
+        for number in range(count):
+            home = directory / f"controller-{number}"
+            home.mkdir()
+            made.append(CsiController(home, ceph.config_file(home, timeout, pools=[pool]), driver))
+            stack.callback(made[-1].kill)
+            made[-1].start()
+        yield made
 
 
 class Sidecars:
@@ -120,11 +135,8 @@ class CsiCluster:
     def __init__(self, ceph: Ceph, kubernetes: Kubernetes, directory: Path) -> None:
         self.ceph, self.kubernetes = ceph, kubernetes
         self.driver, self.pool = DRIVER, f"csi-{uuid.uuid4().hex[:8]}"
-        config = directory / "config.yaml"
-        cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "pools": [self.pool]}
-        config.write_text(json.dumps({"clusters": {"dev": cluster}}))
-        self.config, self.nodes = config, list[str]()
-        self.controller = CsiController(directory, config, self.driver)
+        self.config, self.nodes = ceph.config_file(directory, pools=[self.pool]), list[str]()
+        self.controller = CsiController(directory, self.config, self.driver)
         kubernetes.apply(MANIFESTS / "driver.yaml", MANIFESTS / "rbac.yaml")
         account = kubernetes.account_kubeconfig(directory / "kubeconfig", "ceph-provisioner-csi")
         self.sidecars = Sidecars(directory, kubernetes.kubeconfig, account, self.controller.endpoint)
