@@ -5,7 +5,8 @@ changes its `provisioner:`. Like there, case does not matter. What can't be hono
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,8 +130,15 @@ def _read(given: tuple[tuple[str, str], ...]) -> ClassParameters:
 
 def read_qos(field: str, given: Mapping[str, str]) -> Qos:
     """Read what the request's `field` says on QoS, and nothing else. Raises InvalidRequest naming the parameter in it."""
-    try:
+    with _within(field):
         return Qos.parse(given)
+
+
+@contextmanager
+def _within(field: str) -> Iterator[None]:
+    """What the block refuses is a part of the request's `field`."""
+    try:
+        yield
     except InvalidRequest as error:
         raise InvalidRequest(f"{field}.{error.field}", error.value, error.why) from error
 
@@ -196,11 +204,9 @@ def _on_nodes(said: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_mapping(said: Mapping[str, str], mounter: str) -> None:
-    try:
+    with _within("parameters"):
         mapping.check_map_options(said.get("mapOptions", ""), mounter)
         mapping.check_unmap_options(said.get("unmapOptions", ""), mounter)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"parameters.{error.field}", error.value, error.why) from error
 
 
 def _encryption(said: Mapping[str, str]) -> dict[str, str]:
@@ -212,10 +218,8 @@ def _encryption(said: Mapping[str, str]) -> dict[str, str]:
         raise InvalidRequest("parameters.encrypted", said["encrypted"], "only CSI nodes encrypt; use pvType csi")
     _choice(said, "encryptionType", ("block",), "block")
     how = {name: said[name] for name in encryption.PARAMETERS if name in said}
-    try:
+    with _within("parameters"):
         encryption.read_encryption(how, passphrase="comes with the request")  # noqa: S106
-    except InvalidRequest as error:
-        raise InvalidRequest(f"parameters.{error.field}", error.value, error.why) from error
     return {"encrypted": "true"} | how
 
 
