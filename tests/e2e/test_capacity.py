@@ -1,6 +1,5 @@
 """What a class can still give is told in a CSIStorageCapacity object, which belongs to the class. About 12 seconds."""
 
-import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +41,8 @@ def quota_pool(ceph: Ceph) -> Iterator[str]:
 def polling(ceph: Ceph, account: Path, quota_pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A provisioner that looks at its classes' capacity each second; the file's last test kills it."""
     directory = tmp_path_factory.mktemp("capacity")
-    name = f"{uuid.uuid4().hex[:8]}.example.com/rbd"
-    made = Program(directory, ceph.config_file(directory), account, name, "--capacity-interval", "1")
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+    with running(directory, ceph.config_file(directory), account, "--capacity-interval", "1") as made:
+        yield made
 
 
 def set_quota(ceph: Ceph, pool: str, size: int) -> None:
@@ -105,9 +100,7 @@ def test_a_class_that_cannot_be_honoured_and_one_of_others_have_none(
 def eastern(ceph: Ceph, account: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A provisioner whose cluster is reached from zone east only."""
     directory = tmp_path_factory.mktemp("eastern")
-    config = directory / "config.yaml"
-    cluster = {"conf": ceph.conf, "user": ceph.user, "keyring": ceph.keyring, "segments": {"zone": "east"}}
-    config.write_text(json.dumps({"clusters": {"dev": cluster}}))
+    config = ceph.config_file(directory, segments={"zone": "east"})
     with running(directory, config, account, "--capacity-interval", "1") as made:
         yield made
 

@@ -12,7 +12,7 @@ from provisioner.kube.resources import CSI_STORAGE_CAPACITIES, Object
 from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import NAMESPACE, Kubernetes
 from tests.harness.nodes import node_of, nodes, pod_using
-from tests.harness.program import Program
+from tests.harness.program import Program, running
 from tests.harness.store import quota
 from tests.harness.traces import traces, wait_no_traces
 from tests.harness.waiting import until
@@ -37,12 +37,10 @@ def program(ceph: Ceph, account: Path, zones: dict[str, str], tmp_path_factory: 
         with ceph.admin_pool(pool) as opened:
             opened.write_full("something", bytes(4096))  # a quota of a byte is reached
     directory = tmp_path_factory.mktemp("pools")
-    name = f"{uuid.uuid4().hex[:8]}.example.com/rbd"
-    made = Program(directory, ceph.config_file(directory), account, name, "--capacity-interval", "1")
     try:
-        yield made.start()
+        with running(directory, ceph.config_file(directory), account, "--capacity-interval", "1") as made:
+            yield made
     finally:
-        made.stop()
         for pool in (EAST, WEST):
             ceph.drop_pool(pool)
 
