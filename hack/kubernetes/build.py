@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -73,6 +74,16 @@ def built(recipe: Recipe, say: Say) -> Path:
             if not binary.exists():
                 _build(recipe, binary.with_name(f"{recipe.name}-{recipe.release}.work"), say)
     return binary
+
+
+def show_built(name: str, build: Callable[[Say], Path]) -> int:
+    """What `python3 -m hack.NAME.build` does: build, print where it is, or why it isn't there; gives the exit code."""
+    try:
+        print(build(lambda text: print(text, file=sys.stderr, flush=True)))
+    except (BuildError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def go(directory: Path, *words: str, unsummed: Iterable[str] = ()) -> str:

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.kubernetes.build import BuildError, Recipe, Say, built, go
+from hack.kubernetes.build import Recipe, Say, built, go, show_built
 
 MODULE = "sigs.k8s.io/kustomize/api"
 RELEASE = "v0.21.1"
@@ -28,15 +28,5 @@ def _write_module(work: Path) -> None:
     go(work, "mod", "tidy")
 
 
-def main() -> int:
-    """Build it and print its path."""
-    try:
-        print(kustomize(lambda text: print(text, file=sys.stderr, flush=True)))
-    except (BuildError, OSError) as error:
-        print(f"kustomize: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(show_built("kustomize", kustomize))

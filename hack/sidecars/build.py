@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hack.kubernetes import versions
-from hack.kubernetes.build import BuildError, Recipe, Say, built, go
+from hack.kubernetes.build import Recipe, Say, built, go, show_built
 
 KUBERNETES = "1.36"
 """The version, of those in versions.toml, whose libraries the sidecars are built with."""
@@ -84,15 +84,5 @@ def _copy_crds(work: Path) -> None:
         shutil.copyfile(manifest, target / manifest.name)
 
 
-def main() -> int:
-    """Build them and print their directory."""
-    try:
-        print(sidecars(lambda text: print(text, file=sys.stderr, flush=True)))
-    except (BuildError, OSError) as error:
-        print(f"sidecars: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(show_built("sidecars", sidecars))
