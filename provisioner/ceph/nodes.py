@@ -128,13 +128,15 @@ class NodeImages:
             return bool(wire.omap_page(pool, headers.header_object(image.image_id), "", "snapshot_", 1))
 
     def users(self, image: Opening) -> list[str]:
-        """The addresses of clients that have the image open."""
+        """The addresses of clients that have the image open, and are not fenced."""
         with (
-            self._pool(image) as (_, pool),
+            self._pool(image) as (connection, pool),
             explained(f"looking who uses {image.volume}"),
             rbd.Image(pool, image_id=image.image_id, read_only=True) as opened,
         ):
-            return [watcher["addr"] for watcher in opened.watchers_list()]
+            watching = [watcher["addr"] for watcher in opened.watchers_list()]
+            fenced = connection.fenced() if watching else set()
+            return [address for address in watching if address not in fenced]
 
     def is_gone(self, fsid: str, pool: str, namespace: str, image_id: str) -> bool:
         """Whether the image was there once and is no more, not in the trash either; False for what can't be told."""

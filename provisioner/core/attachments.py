@@ -16,6 +16,7 @@ so detach begins again and finds it.
 
 import re
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -173,6 +174,19 @@ class Attachments:
             self._change(volume, credentials, lambda seen: _without_client(seen, node, client))
         except NotFound:
             return
+
+    def leave(self, volume: VolumeId, node: str, credentials: Credentials | None = None) -> None:
+        """Strike a node off that itself says it is done with the volume: nothing is fenced. Done already is success.
+
+        Of a node with clients that are still recorded nothing is changed.
+        """
+        with suppress(NotFound):
+            self._change(volume, credentials, lambda seen: _without_idle(seen, node))
+
+    def has(self, volume: VolumeId, node: str, credentials: Credentials | None = None) -> bool:
+        """Whether the volume is attached to the node."""
+        seen = self._store.attached(volume, credentials)
+        return seen is not None and node in seen.nodes
 
     def clients(self, volume: VolumeId, node: str, credentials: Credentials | None = None) -> tuple[str, ...]:
         """The clients that are recorded for a node. Raises NotFound if the volume is not attached there."""
@@ -367,6 +381,12 @@ def _with_client(seen: Attached, node: str, client: str) -> Mapping[str, Attachm
     if client in entry.clients:
         return seen.nodes
     return {**seen.nodes, node: replace(entry, clients=(*entry.clients, client))}
+
+
+def _without_idle(seen: Attached, node: str) -> Mapping[str, Attachment]:
+    if node not in seen.nodes or seen.nodes[node].clients:
+        return seen.nodes
+    return {other: entry for other, entry in seen.nodes.items() if other != node}
 
 
 def _without_client(seen: Attached, node: str, client: str) -> Mapping[str, Attachment]:

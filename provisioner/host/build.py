@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from provisioner.core.attachments import Attachments
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.keys import VolumeKeys
 from provisioner.core.mapping import check_location
@@ -10,6 +11,7 @@ from provisioner.host.clients import Clients
 from provisioner.host.commands import Commands
 from provisioner.host.devices.fuse import FuseDevices
 from provisioner.host.devices.krbd import KrbdDevices
+from provisioner.host.errand import Errand
 from provisioner.host.filesystem import FileSystems
 from provisioner.host.luks import Luks
 from provisioner.host.mounts import Mounts
@@ -34,10 +36,13 @@ def host_node(
     return Node(images, clients, kinds, FileSystems(commands), Luks(commands), mounts, flights, keys)
 
 
-def key_rotation(images: Users, keys: VolumeKeys, run_directory: Path, mounter: str = "auto") -> Rotation:
+def key_rotation(
+    images: Users, keys: VolumeKeys, attachments: Attachments, run_directory: Path, mounter: str = "auto"
+) -> Rotation:
     """What gives volumes of this machine other keys. Raises InvalidRequest."""
     commands = Commands()
-    return Rotation(images, keys, _kinds(commands, Mounts(commands), run_directory, mounter, ""), Luks(commands))
+    kinds = _kinds(commands, Mounts(commands), run_directory, mounter, "")
+    return Rotation(images, keys, kinds, Luks(commands), Errand(attachments, "rotate-key"))
 
 
 def _kinds(commands: Commands, mounts: Mounts, run_directory: Path, mounter: str, read_affinity: str) -> list[Kind]:

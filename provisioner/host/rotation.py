@@ -13,8 +13,9 @@ from provisioner.core.errors import Denied, InUse, InvalidRequest, Unfit
 from provisioner.core.ids import VolumeId
 from provisioner.core.keys import VolumeKeys
 from provisioner.core.model import Opening
+from provisioner.host.errand import Errand
 from provisioner.host.luks import Luks
-from provisioner.host.ports import Attachment, Kind
+from provisioner.host.ports import Kind
 
 
 class Users(Protocol):
@@ -24,22 +25,23 @@ class Users(Protocol):
         """Look the image up. Raises NotFound."""
 
     def users(self, image: Opening) -> list[str]:
-        """The addresses of clients that have the image open."""
+        """The addresses of clients that have the image open, and are not fenced."""
 
 
 class Rotation:
     """Rotations on this node: of volumes that are staged here, or that nobody has open."""
 
-    def __init__(self, images: Users, keys: VolumeKeys, kinds: Sequence[Kind], luks: Luks) -> None:
-        """`kinds` in the order in which they are tried for a volume that is not staged here."""
+    def __init__(self, images: Users, keys: VolumeKeys, kinds: Sequence[Kind], luks: Luks, errand: Errand) -> None:
+        """`kinds` in the order in which they are tried for a volume that is not staged here, which is an `errand`."""
         self._images, self._keys, self._kinds, self._luks = images, keys, kinds, luks
+        self._errand = errand
 
     def rotate(self, volume: VolumeId, passphrase: str, new_passphrase: str = "") -> None:
         """Give the volume another key, and take the old one from it.
 
         Of a volume whose key is the passphrase itself, `new_passphrase` becomes the key. Else a KMS keeps a new random one;
         and a KMS of type metadata wraps with `new_passphrase` from then on, if that is given.
-        Raises InUse for a volume that is open elsewhere, Denied where no key opens it.
+        Raises InUse for a volume that is open elsewhere, or another node's, Denied where no key opens it.
         """
         image = self._images.opening(volume, None)
         with self._device(image) as device:
@@ -77,16 +79,19 @@ class Rotation:
     @contextmanager
     def _device(self, image: Opening) -> Iterator[Path]:
         """The device with the LUKS header: where it is staged, else attached for the block."""
+        if self._errand.is_begun(image.volume):
+            self._errand.end(image.volume, self._kinds)
         if staged := next((found for kind in self._kinds if (found := kind.find(image.volume))), None):
             yield staged
             return
         if users := self._images.users(image):
             raise InUse(f"volume {image.volume}", [*users, "rotate its key on the node where it is staged"])
+        with self._errand.device(self._able(), image) as device:
+            yield device
+
+    def _able(self) -> Kind:
         lacking = {kind.name: kind.missing() for kind in self._kinds}
         able = next((kind for kind in self._kinds if not lacking[kind.name]), None)
         if able is None:
             raise Unfit("this node", f"can't attach: {'; '.join(f'{name}: {why}' for name, why in lacking.items())}")
-        try:
-            yield able.attach(Attachment(image))
-        finally:
-            able.detach(image.volume)
+        return able

@@ -94,10 +94,17 @@ def rotate_key(
     run_directory: Path,
 ) -> None:
     """Give an encrypted VOLUME another key: on the node where it is staged, or on any while nobody has it open."""
-    images = NodeImages(Clusters(config.clusters))
+    places = Places(Clusters(config.clusters))
+    images, attachments = NodeImages(places.clusters), Attachments(CephAttachments(places))
     keys = VolumeKeys(images, KeyServices(config.kms).get)
     passphrase, new = (file.read_text().rstrip("\n") if file else "" for file in (passphrase_file, new_passphrase_file))
-    key_rotation(images, keys, run_directory, mounter).rotate(VolumeId.parse(volume), passphrase, new)
+    stop = threading.Event()
+    threading.Thread(target=places.heartbeat, args=(stop,), name="heartbeat", daemon=True).start()
+    try:
+        key_rotation(images, keys, attachments, run_directory, mounter).rotate(VolumeId.parse(volume), passphrase, new)
+    finally:
+        stop.set()
+        places.leave()
     click.echo(f"{volume} has another key")
 
 

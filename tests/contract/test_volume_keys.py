@@ -1,4 +1,4 @@
-"""The keys of encrypted volumes: made with the volume, handed down to copies, replaced, forgotten. About 30 seconds.
+"""The keys of encrypted volumes: made with the volume, handed down to copies, replaced, forgotten. About a minute.
 
 Headers are made and opened by cryptsetup; to open the device behind one takes the device mapper, which is the virtual machine's
 to show (tests/vm). Vault is a stand-in for its HTTP API (tests/harness/vault.py).
@@ -19,23 +19,31 @@ import rbd
 from csi.pb import csi_pb2
 from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.nodes import KEYS, NodeImages
+from provisioner.core.attachments import Node
 from provisioner.core.encryption import Encryption
+from provisioner.core.errors import InUse
 from provisioner.core.ids import VolumeId
 from provisioner.core.keys import KeyRecord, VolumeKeys
 from provisioner.core.model import Opening
 from provisioner.host import luks as luks_module
+from provisioner.host.build import key_rotation
 from provisioner.host.commands import Commands
+from provisioner.host.devices.fuse import FuseDevices
+from provisioner.host.errand import Errand
 from provisioner.host.luks import Luks
+from provisioner.host.mounts import Mounts
 from provisioner.host.rotation import Rotation
 from provisioner.key_sweep import KeySweep
 from provisioner.kms.build import KeyServices
 from provisioner.kms.settings import KmsConfig
-from tests.contract.driver import MIB, Driver, refused, running
+from tests.contract.driver import MIB, Driver, capability, refused, running
 from tests.harness import vault as stand_in
 from tests.harness.ceph import Ceph
 from tests.harness.node import node_program
 from tests.harness.program import PROGRAM
+from tests.harness.store import blocklisted
 from tests.harness.vault import Vault
+from tests.harness.waiting import until
 
 KINDS = ("metadata", "kv", "transit")
 SECRET = {"encryptionPassphrase": "of the secret"}
@@ -50,6 +58,7 @@ class Setting:
         self.services = KeyServices(lambda: configs)
         self.images = NodeImages(Clusters(lambda: {"dev": ceph.config()}))
         self.keys = VolumeKeys(self.images, self.services.get)
+        self.errand = Errand(driver.attachments, "rotate-key")
 
     @property
     def section(self) -> dict[str, str]:
@@ -57,6 +66,12 @@ class Setting:
         config = self.configs["kv"]
         files = {"vaultAddress": config.address, "vaultTokenFile": config.token_file}
         return {"encryptionKMSType": "vault", "vaultPassphrasePath": "cp/", **files}
+
+    def program_config(self, directory: Path) -> Path:
+        """A config file with the KMS `kv`."""
+        file = self.ceph.config_file(directory)
+        file.write_text(json.dumps({**json.loads(file.read_text()), "kms": {"kv": self.section}}))
+        return file
 
     def create(self, kind: str, **fields: object) -> str:
         parameters = {"pool": self.ceph.pool, "encrypted": "true", "encryptionKMSID": kind}
@@ -263,7 +278,7 @@ def test_a_rotation_that_was_killed_between_any_two_steps_is_finished_by_the_nex
     volume, luks, passphrase = VolumeId.parse(setting.create("kv")), Luks(Commands()), SECRET["encryptionPassphrase"]
     setting.write_header(str(volume), tmp_path)
     device = setting.header(str(volume), tmp_path)
-    rotation = Rotation(setting.images, setting.keys, [Local(device)], luks)  # type: ignore[list-item]
+    rotation = Rotation(setting.images, setting.keys, [Local(device)], luks, setting.errand)  # type: ignore[list-item]
     deaths, survived = 0, False
     while not survived:
         (before, *_) = setting.found_keys(str(volume))
@@ -286,9 +301,8 @@ def test_the_command_line_rotates_the_key_of_a_volume_that_nobody_has_open(setti
     volume = setting.create("kv")
     setting.write_header(volume, tmp_path)
     (before,) = setting.found_keys(volume)
-    file = setting.ceph.config_file(tmp_path)
-    file.write_text(json.dumps({**json.loads(file.read_text()), "kms": {"kv": setting.section}}))
-    words = [str(PROGRAM), "--config", str(file), "rotate-key", volume, "--mounter", "fuse", "--run-directory", str(tmp_path)]
+    words = [str(PROGRAM), "--config", str(setting.program_config(tmp_path)), "rotate-key", volume, "--mounter", "fuse"]
+    words += ["--run-directory", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (now,) = setting.found_keys(volume)
@@ -300,12 +314,69 @@ def test_the_command_line_rotates_the_key_of_a_volume_that_nobody_has_open(setti
     assert (done.returncode, "is in use by" in done.stderr) == (1, True), done.stderr
 
 
+def _record(setting: Setting, volume: str) -> dict[str, dict[str, list[str]]]:
+    """The image's record of the nodes that have it."""
+    raw = setting.ceph.image_metadata(volume.rpartition("/")[2]).get("ceph-provisioner.attachments", "")
+    found: dict[str, dict[str, list[str]]] = json.loads(raw)["nodes"] if raw else {}
+    return found
+
+
+def test_a_rotation_records_its_client_before_it_writes_and_no_node_gets_the_volume_meanwhile(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, passphrase = setting.create("kv"), SECRET["encryptionPassphrase"]
+    setting.write_header(volume, tmp_path)
+    setting.driver.attachments.enrol_node("dev", Node("a-node", ("192.0.2.1",)))
+    request = csi_pb2.ControllerPublishVolumeRequest(volume_id=volume, node_id="a-node", volume_capability=capability())
+    seen: list[tuple[list[str], bool]] = []
+    add_key = Luks.add_key
+
+    def looked_at(self: Luks, device: Path, old: str, new: str) -> None:
+        ((node, entry),) = _record(setting, volume).items()
+        watching = setting.ceph.watchers(f"rbd_header.{setting.opening(volume).image_id}")
+        seen.append((entry["clients"], any(entry["clients"][0] in address for address in watching)))
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, node):
+            setting.driver.controller.ControllerPublishVolume(request, timeout=30)
+        add_key(self, device, old, new)
+
+    monkeypatch.setattr(Luks, "add_key", looked_at)
+    rotation = key_rotation(setting.images, setting.keys, setting.driver.attachments, tmp_path, "fuse")
+    rotation.rotate(VolumeId.parse(volume), passphrase)
+    assert [(len(clients), watching) for clients, watching in seen] == [(1, True)]
+    assert (_record(setting, volume), setting.opens(volume, tmp_path)) == ({}, [True])
+    assert [node.id for node in setting.driver.attachments.nodes("dev") if node.id.startswith("rotate-key")] == []
+    setting.driver.controller.ControllerPublishVolume(request, timeout=30)
+    with pytest.raises(InUse, match="a-node"):
+        rotation.rotate(VolumeId.parse(volume), passphrase)
+
+
+def test_a_rotation_that_was_killed_is_fenced_and_finished_by_the_next_wherever_that_is(setting: Setting, tmp_path: Path) -> None:
+    volume = setting.create("kv")
+    setting.write_header(volume, tmp_path)
+    words = [str(PROGRAM), "--config", str(setting.program_config(tmp_path)), "rotate-key", volume, "--mounter", "fuse"]
+    first = subprocess.Popen([*words, "--run-directory", str(tmp_path / "one")], stderr=subprocess.DEVNULL)
+    until(lambda: any(entry["clients"] for entry in _record(setting, volume).values()), 60, "it has recorded its client")
+    first.kill()
+    first.wait(10)
+    ((_, entry),) = _record(setting, volume).items()
+    try:
+        done = subprocess.run(
+            [*words, "--run-directory", str(tmp_path / "two")], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(entry["clients"]) <= blocklisted(setting.ceph)
+        assert (_record(setting, volume), setting.opens(volume, tmp_path)) == ({}, [True])
+    finally:
+        commands = Commands()
+        FuseDevices(tmp_path / "one" / "fuse", commands, Mounts(commands)).detach(VolumeId.parse(volume))
+
+
 def test_a_snapshot_of_before_a_rotation_is_restored_with_the_key_of_then(setting: Setting, tmp_path: Path) -> None:
     volume, passphrase = setting.create("kv"), SECRET["encryptionPassphrase"]
     setting.write_header(volume, tmp_path)
     snapshot = setting.driver.snapshot(volume).snapshot_id
     device = setting.header(volume, tmp_path)
-    rotation = Rotation(setting.images, setting.keys, [Local(device)], Luks(Commands()))  # type: ignore[list-item]
+    rotation = Rotation(setting.images, setting.keys, [Local(device)], Luks(Commands()), setting.errand)  # type: ignore[list-item]
     rotation.rotate(VolumeId.parse(volume), passphrase)
     source = csi_pb2.VolumeContentSource.SnapshotSource(snapshot_id=snapshot)
     restored = setting.create("kv", volume_content_source=csi_pb2.VolumeContentSource(snapshot=source))
@@ -316,7 +387,7 @@ def test_a_new_passphrase_wraps_the_key_from_a_rotation_on(setting: Setting, tmp
     volume, old = VolumeId.parse(setting.create("metadata")), SECRET["encryptionPassphrase"]
     setting.write_header(str(volume), tmp_path)
     device, luks = setting.header(str(volume), tmp_path), Luks(Commands())
-    rotation = Rotation(setting.images, setting.keys, [Local(device)], luks)  # type: ignore[list-item]
+    rotation = Rotation(setting.images, setting.keys, [Local(device)], luks, setting.errand)  # type: ignore[list-item]
     for _ in range(2):
         rotation.rotate(volume, old, "another")
     (key,) = setting.keys.find(setting.opening(str(volume)), "another")
@@ -329,7 +400,7 @@ def test_a_passphrase_that_is_the_key_itself_is_replaced_and_a_repeat_is_fine(se
     with device.open("wb") as made:
         made.truncate(64 * MIB)
     luks.format(device, Encryption("old"), "old")
-    rotation = Rotation(setting.images, setting.keys, [Local(device)], luks)  # type: ignore[list-item]
+    rotation = Rotation(setting.images, setting.keys, [Local(device)], luks, setting.errand)  # type: ignore[list-item]
     for _ in range(2):
         rotation.rotate(volume, "old", "new")
     assert [luks.opens(device, key) for key in ("old", "new")] == [False, True]

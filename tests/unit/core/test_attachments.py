@@ -397,3 +397,21 @@ def test_a_fence_ends_only_with_its_client_and_only_for_its_own_node(store: Stor
 def test_a_node_needs_an_id_that_csi_carries(attachments: Attachments, node: str) -> None:
     with pytest.raises(InvalidRequest, match="node_id"):
         attachments.enrol_node("dev", replace(Node("a"), id=node))
+
+
+# --- leave ---
+
+
+def test_a_node_that_is_done_leaves_without_a_fence_and_a_repeat_is_success(store: Store, attachments: Attachments) -> None:
+    attachments.attach(ID, "a", WRITER)
+    store.open = [Watcher(A1, False)]
+    attachments.leave(ID, "a")
+    attachments.leave(ID, "a")
+    assert (attachments.has(ID, "a"), store.noted) == (False, {})
+
+
+def test_a_node_whose_client_is_still_recorded_stays(attachments: Attachments) -> None:
+    attachments.attach(ID, "a", WRITER)
+    attachments.record_client(ID, "a", A1)
+    attachments.leave(ID, "a")
+    assert attachments.clients(ID, "a") == (A1,)

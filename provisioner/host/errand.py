@@ -1,0 +1,61 @@
+"""A tool's use of a volume that no node has: recorded on the image as that of a node of its own, for as long as it lasts.
+
+So no node gets the volume meanwhile, and a tool that died, or was cut off with something still to write, is fenced by whoever
+runs the same errand next, wherever that is. Its client is no other volume's, so that a fence hits the errand alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from provisioner.core.attachments import Attachments
+from provisioner.core.attachments import Node as NodeEntry
+from provisioner.core.ids import VolumeId
+from provisioner.core.model import Opening
+from provisioner.core.uses import Mode, Use
+from provisioner.host.blocks import tag
+from provisioner.host.clients import Clients
+from provisioner.host.ports import Attachment, Kind
+
+_USE = Use(Mode.SINGLE_NODE_SINGLE_WRITER, block=True)
+
+
+class Errand:
+    """One kind of errand, on this machine."""
+
+    def __init__(self, attachments: Attachments, name: str) -> None:
+        """`name` is what it does: with the volume's tag it makes the node's id, the same everywhere."""
+        self._attachments, self._name = attachments, name
+
+    def is_begun(self, volume: VolumeId) -> bool:
+        """Whether one is under way, here or elsewhere, or was killed on the way."""
+        return self._attachments.has(volume, self._node(volume))
+
+    def end(self, volume: VolumeId, kinds: Sequence[Kind]) -> None:
+        """End one that was begun: what is left of it here is detached, what is left elsewhere fenced."""
+        for kind in kinds:
+            address = kind.address(volume)
+            kind.detach(volume)
+            if address:
+                self._attachments.clear_client(volume, self._node(volume), address)
+        self._attachments.detach(volume, self._node(volume))
+
+    @contextmanager
+    def device(self, kind: Kind, image: Opening) -> Iterator[Path]:
+        """Have the image attached for the block. Raises InUse, with the node, while the volume is a node's."""
+        volume, node = image.volume, self._node(image.volume)
+        cluster, clients = volume.place.cluster, Clients(self._attachments, node)
+        attachment = kind.apart(Attachment(image))
+        self._attachments.enrol_node(cluster, NodeEntry(node))
+        try:
+            self._attachments.attach(volume, node, _USE)
+            clients.attach(kind, attachment, None)
+            yield kind.attach(attachment)
+        finally:
+            kind.detach(volume)
+            clients.gone(volume)
+            self._attachments.leave(volume, node)
+            self._attachments.forget_node(cluster, node)
+
+    def _node(self, volume: VolumeId) -> str:
+        return f"{self._name}.{tag(volume)}"
