@@ -35,12 +35,12 @@ class KeySweep:
     def sweep(self) -> int:
         """Look once; gives how many keys were forgotten. Raises what a KMS or a cluster raises."""
         forgotten = 0
-        for vault in self._services.vaults():
+        for vault, keys in self._services.vaults():
             for token, image in vault.kept():
                 if self._stop.is_set():
                     return forgotten
                 if self._images.is_gone(image.fsid, image.pool, image.namespace, image.image_id):
-                    vault.forget(token)
+                    keys.forget(token)
                     forgotten += 1
                     log.info("the key at %s is forgotten: image %s is gone", token, image.image_id)
         return forgotten

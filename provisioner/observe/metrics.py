@@ -26,6 +26,8 @@ class Metrics:
         self._calls = timed("ceph_provisioner_kube_call_seconds", told, ["verb", "resource", "status"])
         told = "Time that a gRPC call took, by method and status code."
         self._rpcs = timed("ceph_provisioner_rpc_seconds", told, ["method", "code"])
+        told = "Time that a KMS took for a request of a volume's key, by the KMS, the request's kind and its outcome."
+        self._kms = timed("ceph_provisioner_kms_request_seconds", told, ["kms", "request", "outcome"])
         told = "Time from a claim's creation to its saved PersistentVolume."
         self.saved = timed("ceph_provisioner_claim_saved_seconds", told)
         told = "Tries that failed, by kind of object and of error."
@@ -62,6 +64,10 @@ class Metrics:
     def on_call(self, verb: str, resource: str, status: str, seconds: float) -> None:
         """Hear of an exchange with the API server."""
         self._calls.labels(verb, resource, status).observe(seconds)
+
+    def on_kms(self, kms: str, request: str, seconds: float, error: BaseException | None) -> None:
+        """Hear of a request to a KMS that ended."""
+        self._kms.labels(kms, request, type(error).__name__ if error else "ok").observe(seconds)
 
     def on_capacity(self, available: Mapping[str, int]) -> None:
         """Hear of the bytes available by class; classes that are left out are gone."""

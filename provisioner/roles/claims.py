@@ -68,7 +68,7 @@ def claims(
     exports, store = _exports(config, ceph)
     volumes = Volumes(store, process.flights())
     choices = Choices(volumes, CephReservations(ceph.places))
-    keys = VolumeKeys(NodeImages(ceph.places.clusters), KeyServices(config.kms).get)
+    keys = VolumeKeys(NodeImages(ceph.places.clusters), KeyServices(config.kms, process.metrics.on_kms).get)
     controller = Controller(api, lease_api, volumes, choices, keys, config.clusters, options, process.metrics, exports)
     status = StatusServer(listen, process.metrics, controller.unhealthy, controller.unready)
     ends = (controller.stop, ceph.housekeeping.stop, api.close, lease_api.close)

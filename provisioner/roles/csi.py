@@ -42,7 +42,7 @@ def controller(config: ConfigFile, csi_endpoint: str, driver_name: str, topology
     process = wiring.Process()
     ceph, flights = wiring.ceph(config, process.metrics), process.flights()
     places, volumes = ceph.places, Volumes(ceph.store, flights)
-    images, services = NodeImages(places.clusters), KeyServices(config.kms)
+    images, services = NodeImages(places.clusters), KeyServices(config.kms, process.metrics.on_kms)
     sweep = KeySweep(images, services)
     status = StatusServer(listen, process.metrics, list, list)
     backend = Backend(

@@ -62,7 +62,7 @@ def node(
     places = Places(Clusters(config.clusters))
     images = NodeImages(places.clusters)
     clients = Clients(Attachments(CephAttachments(places)), node_id, max_volumes)
-    keys = VolumeKeys(images, KeyServices(config.kms).get)
+    keys = VolumeKeys(images, KeyServices(config.kms, process.metrics.on_kms).get)
     volumes = host_node(images, clients, run_directory, process.flights(), keys, mounter, read_affinity)
     pulse = Pulse(config.clusters, places.ask)
     server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), process.metrics.on_rpc)

@@ -6,8 +6,10 @@ to show (tests/vm). Vault is a stand-in for its HTTP API (tests/harness/vault.py
 
 import contextlib
 import json
+import re
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +172,10 @@ def test_a_node_makes_the_header_with_the_key_that_the_kms_has(setting: Setting,
         with contextlib.suppress(grpc.RpcError):
             node.unstage(volume)
         said = node.log.read_text()
+        page = re.findall(r"status at (http://\S+)", said)[-1]
+        with urllib.request.urlopen(f"{page}/metrics", timeout=10) as answer:  # noqa: S310
+            metrics = answer.read().decode()
+    assert re.search(r'kms_request_seconds_count\{kms="kv",outcome="ok",request="unwrap"\} [1-9]', metrics)
     assert setting.opens(volume, tmp_path) == [True]
     assert setting.found_keys(volume)[0] not in said
 

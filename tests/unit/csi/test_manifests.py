@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from provisioner.config import parse
+from provisioner.config import parse, parse_all
 from tests.harness.options import options_of, required_of
 
 OVERLAY = Path(__file__).parents[3] / "manifests/overlays/csi"
@@ -75,3 +75,35 @@ def test_the_config_file_can_be_read(tmp_path: Path) -> None:
 def test_everything_in_the_overlay_is_applied() -> None:
     (kustomization,) = documents("kustomization.yaml")
     assert set(kustomization["resources"]) == {path.name for path in OVERLAY.glob("*.yaml")} - {"kustomization.yaml"}
+
+
+KMS = OVERLAY.parents[1] / "components/kms"
+
+
+def kms_pod(file: str) -> dict[str, Any]:
+    """What the component adds to a pod."""
+    return dict(yaml.safe_load((KMS / file).read_text())["spec"]["template"]["spec"])
+
+
+def test_the_kms_of_the_component_are_beside_the_clusters_of_the_overlay(tmp_path: Path) -> None:
+    (overlay,) = [item for item in documents("deployment.yaml") if item["kind"] == "ConfigMap"]
+    component = yaml.safe_load((KMS / "config.yaml").read_text())
+    assert component["metadata"] == overlay["metadata"]
+    assert component["data"]["config.yaml"].startswith(overlay["data"]["config.yaml"])
+    (tmp_path / "config.yaml").write_text(component["data"]["config.yaml"])
+    assert sorted(kms.kind for kms in parse_all(tmp_path / "config.yaml").kms.values()) == ["metadata", "vault"]
+
+
+@pytest.mark.parametrize("file", ["controller.yaml", "node.yaml"])
+def test_every_file_that_a_kms_is_told_of_is_mounted(file: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_load((KMS / "config.yaml").read_text())["data"]["config.yaml"])
+    told = [
+        path
+        for kms in parse_all(tmp_path / "config.yaml").kms.values()
+        for path in (kms.passphrase_file, kms.ca_file, kms.role and kms.service_account_token_file)
+        if path
+    ]
+    (found,) = kms_pod(file)["containers"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in found["volumeMounts"]}
+    assert [path for path in told if str(Path(path).parent) not in mounted] == []
+    assert set(mounted.values()) == {volume["name"] for volume in kms_pod(file)["volumes"]}

@@ -168,3 +168,19 @@ def test_a_vault_that_is_away_is_unavailable_with_its_address_and_in_time(
 def test_a_name_that_the_config_file_does_not_have_is_refused_with_those_it_has(configs: dict[str, KmsConfig]) -> None:
     with pytest.raises(InvalidRequest, match="kv, metadata, transit"):
         KeyServices(lambda: configs).get("other")
+
+
+def test_each_request_is_told_of_by_its_kms_its_kind_and_its_outcome(configs: dict[str, KmsConfig], vault: Vault) -> None:
+    heard: list[tuple[str, str, str]] = []
+
+    def hear(name: str, kind: str, seconds: float, error: BaseException | None) -> None:
+        heard.append((name, kind, type(error).__name__ if error else "ok"))
+        assert seconds >= 0
+
+    kms = KeyServices(lambda: configs, hear).get("kv")
+    token = kms.wrap(KEY, image(), "")
+    kms.unwrap(token, image().image_id, "")
+    vault.sealed = True
+    with pytest.raises(Unavailable):
+        kms.forget(token)
+    assert heard == [("kv", "wrap", "ok"), ("kv", "unwrap", "ok"), ("kv", "forget", "Unavailable")]
