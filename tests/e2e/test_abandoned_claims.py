@@ -44,7 +44,7 @@ def stopped(step: str, ceph: Ceph, kubernetes: Kubernetes, provisioner: str) -> 
     """A claim that got as far as the step."""
     claim = kubernetes.make_claim(kubernetes.make_class(provisioner, {"pool": ceph.pool}))
     made = STEPS[step][1]
-    until(lambda: kinds_of_traces(claim, ceph, kubernetes) == made, 20, step, lambda: str(kubernetes.told(claim)))
+    until(lambda: kinds_of_traces(claim, ceph, kubernetes) == made, 120, step, lambda: str(kubernetes.told(claim)))
     return claim
 
 
@@ -75,7 +75,7 @@ def test_a_claim_held_while_ceph_hangs_goes_without_a_trace(ceph: Ceph, kubernet
     kubernetes.wait_bound(kubernetes.make_claim(storage_class))
     with ceph.frozen_osd():
         claim = kubernetes.make_claim(storage_class)
-        until(lambda: is_held(kubernetes, claim), 60, "the claim is held")
+        until(lambda: is_held(kubernetes, claim), 120, "the claim is held")
         program.kill()
         kubernetes.delete_claim(claim)
     assert kubernetes.claim(claim) is not None
@@ -90,7 +90,7 @@ def test_a_class_deleted_before_its_claim_is_not_needed_to_clean_up(ceph: Ceph, 
     kubernetes.wait_bound(bound)
     with no_volumes(kubernetes):
         half_made = kubernetes.make_claim(storage_class)
-        until(lambda: len(traces(half_made, ceph, kubernetes)) == 3, 60, "the claim's Secret is made")
+        until(lambda: len(traces(half_made, ceph, kubernetes)) == 3, 120, "the claim's Secret is made")
         kubernetes.api.delete(STORAGE_CLASSES.path(name=storage_class))
         restart(program)
         for claim in (bound, half_made):
@@ -103,11 +103,11 @@ def test_an_image_whose_claim_vanished_is_swept_at_the_next_start(ceph: Ceph, ku
     storage_class = kubernetes.make_class(program.provisioner, {"pool": ceph.pool})
     with ceph.no_new_users():
         claim = kubernetes.make_claim(storage_class)
-        until(lambda: kinds_of_traces(claim, ceph, kubernetes) == ["image"], 60, "the image is made")
+        until(lambda: kinds_of_traces(claim, ceph, kubernetes) == ["image"], 120, "the image is made")
         program.kill()
         kubernetes.patch_claim(claim, {"metadata": {"finalizers": None}})
         kubernetes.delete_claim(claim)
-        until(lambda: kubernetes.claim(claim) is None, 60, "the claim is gone")
+        until(lambda: kubernetes.claim(claim) is None, 120, "the claim is gone")
     restart(program)
     wait_no_traces(claim, ceph, kubernetes)
 
@@ -118,11 +118,11 @@ def test_a_claim_bound_to_another_volume_leaves_nothing_of_its_own(
     storage_class = kubernetes.make_class(provisioner.provisioner, {"pool": ceph.pool})
     with no_volumes(kubernetes):
         claim = kubernetes.make_claim(storage_class)
-        until(lambda: len(traces(claim, ceph, kubernetes)) == 3, 60, "the claim's Secret is made")
+        until(lambda: len(traces(claim, ceph, kubernetes)) == 3, 120, "the claim's Secret is made")
         by_hand = kubernetes.make_volume_by_hand(f"by-hand-{claim['metadata']['uid']}", storage_class, claim)
-        until(lambda: (kubernetes.claim(claim) or {})["spec"].get("volumeName") == by_hand, 60, "the claim is bound to it")
-        until(lambda: traces(claim, ceph, kubernetes) == [], 60, "our image is gone")
-        until(lambda: not is_held(kubernetes, claim), 60, "the claim is free")
+        until(lambda: (kubernetes.claim(claim) or {})["spec"].get("volumeName") == by_hand, 120, "the claim is bound to it")
+        until(lambda: traces(claim, ceph, kubernetes) == [], 120, "our image is gone")
+        until(lambda: not is_held(kubernetes, claim), 120, "the claim is free")
     kubernetes.delete_claim(claim)
     kubernetes.delete_volume(by_hand)
 
@@ -134,8 +134,8 @@ def test_a_volume_that_took_the_name_is_never_touched(ceph: Ceph, kubernetes: Ku
     program.start()
     kubernetes.wait_event(claim, "ProvisioningFailed", f"PersistentVolume {name} exists already")
     kubernetes.delete_claim(claim)
-    until(lambda: kinds_of_traces(claim, ceph, kubernetes) == ["PersistentVolume"], 60, "only the volume is left")
-    until(lambda: kubernetes.claim(claim) is None, 60, "the claim is gone")
+    until(lambda: kinds_of_traces(claim, ceph, kubernetes) == ["PersistentVolume"], 120, "only the volume is left")
+    until(lambda: kubernetes.claim(claim) is None, 120, "the claim is gone")
     kubernetes.delete_volume(name)
 
 
@@ -152,8 +152,8 @@ def test_a_populated_volume_outlives_the_claim_it_was_made_for(ceph: Ceph, kuber
         kubernetes.patch_volume(volume, {"spec": {"claimRef": {**reference, "resourceVersion": None}}})
         kubernetes.delete_claim(theirs)
     restart(program)
-    until(lambda: kubernetes.claim(theirs) is None, 60, "the populator's claim is gone")
-    until(lambda: (kubernetes.claim(waiting) or {})["spec"].get("volumeName") == volume, 60, "the volume is handed on")
+    until(lambda: kubernetes.claim(theirs) is None, 120, "the populator's claim is gone")
+    until(lambda: (kubernetes.claim(waiting) or {})["spec"].get("volumeName") == volume, 120, "the volume is handed on")
     assert kinds_of_traces(theirs, ceph, kubernetes) == ["image", "user", "Secret", "PersistentVolume"]
 
 
@@ -170,7 +170,7 @@ class TestStrangersAndTenants:
         }
         attacker = kubernetes.make_claim(storage_class, annotations=forged, finalizers=[objects.CLAIM_FINALIZER])
         kubernetes.delete_claim(attacker)
-        until(lambda: kubernetes.claim(attacker) is None, 60, "the forged claim is gone")
+        until(lambda: kubernetes.claim(attacker) is None, 120, "the forged claim is gone")
         assert kinds_of_traces(victim, ceph, kubernetes) == ["image", "user", "Secret", "PersistentVolume"]
 
     def test_a_claim_of_another_provisioner_waits_for_it(
@@ -179,7 +179,7 @@ class TestStrangersAndTenants:
         program.start()
         with no_volumes(kubernetes):
             claim = kubernetes.make_claim(kubernetes.make_class(program.provisioner, {"pool": ceph.pool}))
-            until(lambda: len(traces(claim, ceph, kubernetes)) == 3, 60, "the claim's Secret is made")
+            until(lambda: len(traces(claim, ceph, kubernetes)) == 3, 120, "the claim's Secret is made")
             program.kill()
             kubernetes.delete_claim(claim)
         kubernetes.wait_bound(kubernetes.make_claim(kubernetes.make_class(provisioner.provisioner, {"pool": ceph.pool})))

@@ -25,7 +25,7 @@ def capacities(kubernetes: Kubernetes, storage_class: str) -> list[Object]:
 
 
 def wait_for_one(kubernetes: Kubernetes, storage_class: str) -> Object:
-    return until(lambda: capacities(kubernetes, storage_class), 20, f"{storage_class} has a capacity")[0]
+    return until(lambda: capacities(kubernetes, storage_class), 120, f"{storage_class} has a capacity")[0]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_class_has_one_object_with_the_drivers_labels_for_all_nodes(
     assert to_bytes("capacity", told["capacity"]) > GIB
     assert len(capacities(kubernetes, storage_class)) == 1
     metric = "ceph_provisioner_class_available_bytes"
-    until(lambda: polling.total(metric, storage_class=storage_class) > GIB, 60, "the metric says so too")
+    until(lambda: polling.total(metric, storage_class=storage_class) > GIB, 120, "the metric says so too")
 
 
 def test_the_capacity_follows_the_pools_quota(ceph: Ceph, kubernetes: Kubernetes, quota_pool: str, polling: Program) -> None:
@@ -72,7 +72,7 @@ def test_the_capacity_follows_the_pools_quota(ceph: Ceph, kubernetes: Kubernetes
     set_quota(ceph, quota_pool, 2 * GIB)
     until(
         lambda: to_bytes("capacity", wait_for_one(kubernetes, storage_class)["capacity"]) <= 2 * GIB,
-        20,
+        120,
         "the capacity follows the quota",
         lambda: str(capacities(kubernetes, storage_class)),
     )
@@ -83,7 +83,7 @@ def test_the_object_goes_with_its_class(ceph: Ceph, kubernetes: Kubernetes, poll
     storage_class = kubernetes.make_class(polling.provisioner, {"pool": ceph.pool})
     wait_for_one(kubernetes, storage_class)
     kubernetes.api.delete(STORAGE_CLASSES.path(name=storage_class))
-    until(lambda: not capacities(kubernetes, storage_class), 60, "the object is gone")
+    until(lambda: not capacities(kubernetes, storage_class), 120, "the object is gone")
 
 
 def test_a_class_that_cannot_be_honoured_and_one_of_others_have_none(
@@ -125,7 +125,7 @@ class TestSegments:
         claim = kubernetes.make_claim(kubernetes.make_class(eastern.provisioner, {"pool": ceph.pool}))
         kubernetes.wait_bound(claim)
         with pod_using(kubernetes, claim) as pod:
-            chosen = until(lambda: node_of(kubernetes, pod), 30, "the pod has a node", lambda: str(kubernetes.told(pod)))
+            chosen = until(lambda: node_of(kubernetes, pod), 120, "the pod has a node", lambda: str(kubernetes.told(pod)))
             assert chosen == zones[0]
 
 
@@ -134,4 +134,4 @@ def test_the_object_goes_with_its_class_also_while_nobody_runs(ceph: Ceph, kuber
     wait_for_one(kubernetes, storage_class)
     polling.kill()
     kubernetes.api.delete(STORAGE_CLASSES.path(name=storage_class))
-    until(lambda: not capacities(kubernetes, storage_class), 30, "the garbage collector took it")
+    until(lambda: not capacities(kubernetes, storage_class), 120, "the garbage collector took it")

@@ -95,7 +95,7 @@ def test_a_volumesnapshot_that_cinder_does_not_know_is_told_and_nothing_made(
     handle = f"{CLOUD}/cinder/{name_of(original)}@never.{volume['id']}"
     snapshot = snapshots.write(csi_kubernetes, driver_name(provisioner.provisioner), handle)
     copy = csi_kubernetes.make_claim(storage_class, dataSource=snapshots.source(snapshot))
-    told = csi_kubernetes.wait_event(copy, "ProvisioningFailed", "does not exist", 60)
+    told = csi_kubernetes.wait_event(copy, "ProvisioningFailed", "does not exist")
     assert "@never" in told["message"]
     assert cinder.named(name_of(copy)) == []
     for gone in (copy, snapshot):
@@ -108,7 +108,7 @@ def test_a_clone_across_namespaces_is_made_where_a_grant_allows_it_and_only_ther
 ) -> None:
     snapshots.grant(csi_kubernetes, original, GRANTED)
     refused, copy = (asking(csi_kubernetes, storage_class, original, where, asked_by) for where in (OTHER, GRANTED))
-    csi_kubernetes.wait_event(refused, "ProvisioningFailed", "no ReferenceGrant in namespace default allows it", 60)
+    csi_kubernetes.wait_event(refused, "ProvisioningFailed", "no ReferenceGrant in namespace default allows it")
     csi_kubernetes.wait_bound(copy, 180)
     assert read(cinder, ceph, copy) == b"first"
     assert cinder.named(name_of(refused)) == []
@@ -134,7 +134,7 @@ def test_a_file_system_over_iscsi_has_its_size_at_once_and_its_owner_is_told_to_
     claim = csi_kubernetes.make_claim(storage_class)
     csi_kubernetes.wait_bound(claim, 180)
     csi_kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "1500Mi"}}}})
-    until(lambda: (csi_kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi", 60, "the claim says 2Gi")
+    until(lambda: (csi_kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi", 120, "the claim says 2Gi")
     csi_kubernetes.wait_event(claim, "FileSystemResizeRequired", "no kubelet grows a file system over iscsi")
     (volume,) = cinder.named(name_of(claim))
     assert (volume["status"], volume["size"]) == ("in-use", 2)

@@ -30,7 +30,7 @@ def test_the_volume_and_its_secret_log_in_until_the_claim_goes_and_leaves_nothin
 ) -> None:
     storage_class = kubernetes.make_class(provisioner.provisioner, {"cloud": CLOUD, "type": "iscsi"})
     claim = kubernetes.make_claim(storage_class, volumeMode="Block")
-    volume = kubernetes.wait_bound(claim, 90)
+    volume = kubernetes.wait_bound(claim)
     name, source = volume["metadata"]["name"], volume["spec"]["iscsi"]
     assert source["initiatorName"] == INITIATOR
     assert source["secretRef"] == {"namespace": NAMESPACE, "name": f"{name}-connection"}
@@ -38,11 +38,11 @@ def test_the_volume_and_its_secret_log_in_until_the_claim_goes_and_leaves_nothin
     assert_only_the_secret_logs_in(kubernetes, source)
 
     kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
-    until(lambda: (kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi", 60, "the claim says 2Gi")
+    until(lambda: (kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi", 120, "the claim says 2Gi")
     assert kubernetes.api.get(PERSISTENT_VOLUMES.path(name=name))["spec"]["capacity"]["storage"] == "2Gi"
 
     kubernetes.delete_claim(claim)
-    kubernetes.wait_gone(claim, 90)
+    kubernetes.wait_gone(claim)
     cinder.wait_nothing_left(ceph, name)
     assert source["iqn"] not in cinder.targets()
     assert f"{name}-connection" not in [s["metadata"]["name"] for s in kubernetes.api.list_all(SECRETS.path(NAMESPACE)).items]

@@ -33,7 +33,7 @@ def test_the_volume_s_own_fields_and_secret_open_it_until_the_claim_goes_and_lea
     cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, storage_class: str
 ) -> None:
     claim = kubernetes.make_claim(storage_class, "1500Mi", volumeMode="Block")
-    volume = kubernetes.wait_bound(claim, 60)
+    volume = kubernetes.wait_bound(claim)
     name, source = volume["metadata"]["name"], volume["spec"]["rbd"]
     assert volume["spec"]["capacity"]["storage"] == "2Gi", "what Cinder made, not what was asked for"
     assert [(made["status"], made["size"]) for made in cinder.named(name)] == [("in-use", 2)]
@@ -41,12 +41,12 @@ def test_the_volume_s_own_fields_and_secret_open_it_until_the_claim_goes_and_lea
     write_and_read(kubernetes, source)
 
     kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "3Gi"}}}})
-    until(lambda: (kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "3Gi", 60, "the claim says 3Gi")
+    until(lambda: (kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "3Gi", 120, "the claim says 3Gi")
     assert ceph.info(source["image"], cinder.pool)["size"] == 3 << 30
     assert kubernetes.api.get(PERSISTENT_VOLUMES.path(name=name))["spec"]["capacity"]["storage"] == "3Gi"
 
     kubernetes.delete_claim(claim)
-    kubernetes.wait_gone(claim, 60)
+    kubernetes.wait_gone(claim)
     cinder.wait_nothing_left(ceph, name)
     assert f"{name}-connection" not in secrets(kubernetes)
 
@@ -56,10 +56,10 @@ def test_a_retained_volume_is_free_for_others_when_its_object_goes(
 ) -> None:
     kept = kubernetes.make_class(provisioner.provisioner, {"type": "rbd"}, reclaimPolicy="Retain")
     claim = kubernetes.make_claim(kept)
-    name = kubernetes.wait_bound(claim, 60)["metadata"]["name"]
+    name = kubernetes.wait_bound(claim)["metadata"]["name"]
     kubernetes.delete_claim(claim)
     kubernetes.delete_volume(name)
-    kubernetes.wait_gone(claim, 60)
+    kubernetes.wait_gone(claim)
     (left,) = cinder.named(name)
     assert (left["status"], left["attachments"]) == ("available", [])
     assert f"{name}-connection" not in secrets(kubernetes)
@@ -71,12 +71,12 @@ def test_a_secret_that_the_class_names_is_used_as_it_is(
 ) -> None:
     named = kubernetes.make_class(provisioner.provisioner, {"type": "rbd", "userSecretName": "our-key", "fsType": "xfs"})
     claim = kubernetes.make_claim(named)
-    volume = kubernetes.wait_bound(claim, 60)
+    volume = kubernetes.wait_bound(claim)
     source = volume["spec"]["rbd"]
     assert source["secretRef"] == {"namespace": "default", "name": "our-key"}
     assert source["fsType"] == "xfs"
     kubernetes.delete_claim(claim)
-    kubernetes.wait_gone(claim, 60)
+    kubernetes.wait_gone(claim)
     cinder.wait_nothing_left(ceph, volume["metadata"]["name"])
 
 
@@ -88,11 +88,11 @@ def test_where_nobody_knows_the_key_the_claim_is_told_and_nothing_is_left(
     claim = kubernetes.make_claim(storage_class)
     try:
         program.start()
-        kubernetes.wait_event(claim, "ProvisioningFailed", "add an entry with these monitors, user cinder", 60)
+        kubernetes.wait_event(claim, "ProvisioningFailed", "add an entry with these monitors, user cinder")
         cinder.wait_nothing_left(ceph, f"pvc-{claim['metadata']['uid']}")
         assert kubernetes.volume_of(claim) is None
         kubernetes.delete_claim(claim)
-        kubernetes.wait_gone(claim, 60)
+        kubernetes.wait_gone(claim)
     finally:
         program.stop()
 
@@ -101,14 +101,14 @@ def test_a_volume_in_use_grows_and_its_file_system_is_left_to_the_node(
     cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, storage_class: str
 ) -> None:
     claim = kubernetes.make_claim(storage_class)
-    name = kubernetes.wait_bound(claim, 60)["metadata"]["name"]
+    name = kubernetes.wait_bound(claim)["metadata"]["name"]
     kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "1500Mi"}}}})
-    status = until(lambda: pending(kubernetes, claim), 60, "the node is asked to grow it", lambda: str(kubernetes.told(claim)))
+    status = until(lambda: pending(kubernetes, claim), 120, "the node is asked to grow it", lambda: str(kubernetes.told(claim)))
     assert status["capacity"]["storage"] == "1Gi", "what the file system has"
     assert kubernetes.api.get(PERSISTENT_VOLUMES.path(name=name))["spec"]["capacity"]["storage"] == "2Gi", "what Cinder made"
     assert [(made["status"], made["size"]) for made in cinder.named(name)] == [("in-use", 2)]
     kubernetes.delete_claim(claim)
-    kubernetes.wait_gone(claim, 60)
+    kubernetes.wait_gone(claim)
     cinder.wait_nothing_left(ceph, name)
 
 
@@ -126,9 +126,9 @@ def test_what_a_class_or_claim_asks_for_in_vain_is_told_by_name_and_value_and_le
     cinder: Cinder, kubernetes: Kubernetes, provisioner: Program, parameters: dict[str, str], size: str, told: str
 ) -> None:
     claim = kubernetes.make_claim(kubernetes.make_class(provisioner.provisioner, parameters), size)
-    kubernetes.wait_event(claim, "ProvisioningFailed", told, 60)
+    kubernetes.wait_event(claim, "ProvisioningFailed", told)
     kubernetes.delete_claim(claim)
-    kubernetes.wait_gone(claim, 60)
+    kubernetes.wait_gone(claim)
     assert cinder.named(f"pvc-{claim['metadata']['uid']}") == []
 
 
@@ -137,19 +137,19 @@ def test_a_clone_has_the_content_of_its_source_and_both_go_without_a_trace(
     cinder: Cinder, ceph: Ceph, kubernetes: Kubernetes, storage_class: str, asked_by: str
 ) -> None:
     original = kubernetes.make_claim(storage_class, volumeMode="Block")
-    source = kubernetes.wait_bound(original, 60)
+    source = kubernetes.wait_bound(original)
     write_and_read(kubernetes, source["spec"]["rbd"])
     name = original["metadata"]["name"]
     wish = {"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": name}}, "annotations": {}}
     if asked_by == "annotation":
         wish = {"spec": {}, "annotations": {"k8s.io/CloneRequest": name}}
     copy = kubernetes.make_claim(storage_class, volumeMode="Block", annotations=wish["annotations"], **wish["spec"])
-    clone = kubernetes.wait_bound(copy, 90)
+    clone = kubernetes.wait_bound(copy)
     with ceph.open_image(clone["spec"]["rbd"]["image"], cinder.pool) as image:
         assert image.read(0, 7) == b"written"
     for claim in (copy, original):
         kubernetes.delete_claim(claim)
-        kubernetes.wait_gone(claim, 60)
+        kubernetes.wait_gone(claim)
     cinder.wait_nothing_left(ceph, source["metadata"]["name"], clone["metadata"]["name"])
 
 
@@ -157,7 +157,7 @@ def test_a_clone_across_namespaces_needs_a_grant_and_leaves_nothing_without(
     cinder: Cinder, kubernetes: Kubernetes, storage_class: str
 ) -> None:
     copy = kubernetes.make_claim(storage_class, annotations={"k8s.io/CloneRequest": "kube-system/secret-data"})
-    kubernetes.wait_event(copy, "ProvisioningFailed", "no ReferenceGrant in namespace kube-system allows it", 60)
+    kubernetes.wait_event(copy, "ProvisioningFailed", "no ReferenceGrant in namespace kube-system allows it")
     assert cinder.named(f"pvc-{copy['metadata']['uid']}") == []
     kubernetes.delete_claim(copy)
 

@@ -28,7 +28,7 @@ def test_deleting_the_claim_leaves_nothing_in_ceph_or_kubernetes(ceph: Ceph, kub
     source = kubernetes.wait_bound(claim)["spec"]["rbd"]
     kubernetes.delete_claim(claim)
     kubernetes.wait_gone(claim)
-    until(lambda: source["image"] not in ceph.images() + ceph.trash(), 60, "the image is gone from the pool and its trash")
+    until(lambda: source["image"] not in ceph.images() + ceph.trash(), 120, "the image is gone from the pool and its trash")
     assert f"client.{source['user']}" not in ceph.users()
     assert source["secretRef"]["name"] not in [secret["metadata"]["name"] for secret in kubernetes.secrets()]
 
@@ -71,7 +71,7 @@ def test_block_volume_grows_when_its_claim_asks_for_more(ceph: Ceph, kubernetes:
     claim = kubernetes.make_claim(storage_class, volumeMode="Block")
     volume = kubernetes.wait_bound(claim)
     kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "3Gi"}}}})
-    until(lambda: (kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "3Gi", 60, "the claim says 3Gi")
+    until(lambda: (kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "3Gi", 120, "the claim says 3Gi")
     assert ceph.info(volume["spec"]["rbd"]["image"])["size"] == 3 << 30
     grown = kubernetes.api.get(PERSISTENT_VOLUMES.path(name=volume["metadata"]["name"]))
     assert grown["spec"]["capacity"]["storage"] == "3Gi"

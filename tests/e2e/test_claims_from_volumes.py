@@ -85,7 +85,7 @@ class TestCopies:
         copy = csi.kubernetes.make_claim(storage_class, "3Gi", dataSource=snapshots.source(bound))
         volume = csi.kubernetes.wait_bound(copy)
         assert volume["spec"]["capacity"]["storage"] == "3Gi"
-        status = until(lambda: _pending(csi, copy), 60, "the node is asked to grow it", lambda: str(csi.kubernetes.claim(copy)))
+        status = until(lambda: _pending(csi, copy), 120, "the node is asked to grow it", lambda: str(csi.kubernetes.claim(copy)))
         assert status["capacity"]["storage"] == "2Gi"
         assert csi.ceph.info(image_of(copy), csi.pool)["size"] == 3 * GIB
 
@@ -101,7 +101,7 @@ class TestCopies:
         source = {"kind": "PersistentVolumeClaim", "name": name}
         copy = csi.kubernetes.make_claim(storage_class, dataSource=source)
         csi.kubernetes.make_claim(storage_class, name=name)
-        csi.kubernetes.wait_bound(copy, 60)
+        csi.kubernetes.wait_bound(copy)
 
     def test_a_copy_across_namespaces_is_made_where_a_grant_allows_it(
         self, csi: CsiCluster, storage_class: str, bound: Object
@@ -125,7 +125,7 @@ class TestCopies:
         csi.kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
         until(
             lambda: (csi.kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi",
-            30,
+            120,
             "the claim has 2Gi",
             lambda: str(csi.kubernetes.told(claim)),
         )
@@ -162,7 +162,7 @@ def copying(csi: CsiCluster, storage_class: str, original: Object) -> Iterator[O
     """A copy under way that can't be finished before the block's end, since Ceph does not answer."""
     with csi.ceph.frozen_osd():
         copy = csi.kubernetes.make_claim(storage_class, dataSource=snapshots.source(original))
-        until(lambda: held(csi, original), 60, "the original is held", lambda: str(csi.kubernetes.told(copy)))
+        until(lambda: held(csi, original), 120, "the original is held", lambda: str(csi.kubernetes.told(copy)))
         yield copy
 
 
@@ -177,8 +177,8 @@ class TestProtection:
         with copying(csi, storage_class, original) as copy:
             csi.kubernetes.delete_claim(original)
             assert csi.kubernetes.claim(original) is not None
-        csi.kubernetes.wait_bound(copy, 60)
-        csi.kubernetes.wait_gone(original, 60)
+        csi.kubernetes.wait_bound(copy)
+        csi.kubernetes.wait_gone(original)
         assert content(csi, copy) == (b"first", b"first")
 
     def test_a_snapshot_that_is_deleted_meanwhile_stays_until_the_copy_is_made(
@@ -189,8 +189,8 @@ class TestProtection:
         with copying(csi, storage_class, ready) as copy:
             csi.kubernetes.api.delete(VOLUME_SNAPSHOTS.path("default", ready["metadata"]["name"]))
             assert not snapshots.is_gone(csi.kubernetes, ready)
-        csi.kubernetes.wait_bound(copy, 60)
-        until(lambda: snapshots.is_gone(csi.kubernetes, ready), 60, "the snapshot is gone")
+        csi.kubernetes.wait_bound(copy)
+        until(lambda: snapshots.is_gone(csi.kubernetes, ready), 120, "the snapshot is gone")
         assert content(csi, copy) == (b"first", b"first")
 
     def test_a_snapshot_that_is_held_for_a_claim_that_is_gone_goes_free_when_a_provisioner_takes_over(
@@ -202,15 +202,15 @@ class TestProtection:
             csi.kubernetes.api.patch(VOLUME_SNAPSHOTS.path("default", name), hold)
             copier.stop()
             copier.start()
-            until(lambda: not held(csi, snapshot), 40, "the snapshot is free")
+            until(lambda: not held(csi, snapshot), 120, "the snapshot is free")
 
     def test_an_original_goes_free_when_its_only_copy_is_given_up(
         self, csi: CsiCluster, storage_class: str, original: Object
     ) -> None:
         with copying(csi, storage_class, original) as copy:
             csi.kubernetes.delete_claim(copy)
-        csi.kubernetes.wait_gone(copy, 60)
-        until(lambda: not held(csi, original), 60, "the original is free")
+        csi.kubernetes.wait_gone(copy)
+        until(lambda: not held(csi, original), 120, "the original is free")
 
     def test_a_killed_provisioner_finishes_the_copy_and_lets_the_original_go(
         self, csi: CsiCluster, storage_class: str, original: Object, copier: Program
@@ -218,8 +218,8 @@ class TestProtection:
         with copying(csi, storage_class, original) as copy:
             copier.kill()
         copier.with_options("--lease", f"after-{uuid.uuid4().hex[:8]}").start(ready=False)  # its own would last 20 s more
-        csi.kubernetes.wait_bound(copy, 60)
-        until(lambda: not held(csi, original), 60, "the original is free")
+        csi.kubernetes.wait_bound(copy)
+        until(lambda: not held(csi, original), 120, "the original is free")
         assert content(csi, copy) == (b"first", b"first")
 
 
@@ -229,7 +229,7 @@ def refused(csi: CsiCluster, claim: Object, *words: str) -> None:
     assert [word for word in words if word not in event["message"]] == []
     assert image_of(claim) not in csi.images()
     csi.kubernetes.delete_claim(claim)
-    until(lambda: csi.kubernetes.claim(claim) is None, 60, "the claim is gone")
+    until(lambda: csi.kubernetes.claim(claim) is None, 120, "the claim is gone")
 
 
 class TestClaimsRefused:

@@ -40,7 +40,7 @@ def test_a_file_system_is_left_to_its_node_once_the_image_has_grown(
     claim = kubernetes.make_claim(storage_class, "1Gi")
     image = kubernetes.wait_bound(claim)["spec"]["rbd"]["image"]
     ask(kubernetes, claim, "2Gi")
-    until(lambda: "FileSystemResizePending" in conditions_of(kubernetes, claim), 60, "the claim waits for its node")
+    until(lambda: "FileSystemResizePending" in conditions_of(kubernetes, claim), 120, "the claim waits for its node")
     volume = kubernetes.volume_of(claim)
     assert volume is not None
     assert ceph.info(image)["size"] == 2 << 30
@@ -53,7 +53,7 @@ def test_a_file_system_that_waits_for_its_node_can_grow_again(ceph: Ceph, kubern
     image = kubernetes.wait_bound(claim)["spec"]["rbd"]["image"]
     for size in ("2Gi", "3Gi"):
         ask(kubernetes, claim, size)
-        until(lambda size=size: kubernetes.volume_of(claim)["spec"]["capacity"]["storage"] == size, 20, f"the volume has {size}")
+        until(lambda size=size: kubernetes.volume_of(claim)["spec"]["capacity"]["storage"] == size, 120, f"the volume has {size}")
     assert ceph.info(image)["size"] == 3 << 30
 
 
@@ -61,7 +61,7 @@ def test_a_block_device_has_its_new_size_at_once(ceph: Ceph, kubernetes: Kuberne
     claim = kubernetes.make_claim(storage_class, "1Gi", volumeMode="Block")
     image = kubernetes.wait_bound(claim)["spec"]["rbd"]["image"]
     ask(kubernetes, claim, "1537Mi")
-    until(lambda: status_of(kubernetes, claim)["capacity"]["storage"] == "1537Mi", 60, "the claim says 1537Mi")
+    until(lambda: status_of(kubernetes, claim)["capacity"]["storage"] == "1537Mi", 120, "the claim says 1537Mi")
     assert ceph.info(image)["size"] == 1537 << 20
     assert "FileSystemResizePending" not in conditions_of(kubernetes, claim)
 
@@ -70,7 +70,7 @@ def test_a_size_between_two_mebibytes_is_rounded_up(ceph: Ceph, kubernetes: Kube
     claim = kubernetes.make_claim(storage_class, "1Gi", volumeMode="Block")
     image = kubernetes.wait_bound(claim)["spec"]["rbd"]["image"]
     ask(kubernetes, claim, str((1 << 30) + 1))
-    until(lambda: kubernetes.volume_of(claim)["spec"]["capacity"]["storage"] == "1025Mi", 60, "the volume has 1025Mi")
+    until(lambda: kubernetes.volume_of(claim)["spec"]["capacity"]["storage"] == "1025Mi", 120, "the volume has 1025Mi")
     assert ceph.info(image)["size"] == 1025 << 20
 
 
@@ -96,7 +96,7 @@ def test_the_claims_of_others_are_left_alone(kubernetes: Kubernetes, provisioner
     foreign = kubernetes.make_class("other.example.com/disk")
     claim = kubernetes.make_claim(foreign, "1Gi")
     by_hand = kubernetes.make_volume_by_hand(f"by-hand-{claim['metadata']['uid']}", foreign, claim)
-    until(lambda: status_of(kubernetes, claim).get("phase") == "Bound", 60, "the claim is bound")
+    until(lambda: status_of(kubernetes, claim).get("phase") == "Bound", 120, "the claim is bound")
     failures = provisioner.total("ceph_provisioner_reconcile_failures_total")
     ask(kubernetes, claim, "2Pi")
     kubernetes.wait_bound(kubernetes.make_claim(storage_class))
@@ -113,4 +113,4 @@ def test_an_expansion_asked_for_while_nobody_runs_is_made_up_for(ceph: Ceph, kub
     program.kill()
     ask(kubernetes, claim, "2Gi")
     program.start(ready=False)
-    until(lambda: status_of(kubernetes, claim)["capacity"]["storage"] == "2Gi", 30, "the claim says 2Gi")
+    until(lambda: status_of(kubernetes, claim)["capacity"]["storage"] == "2Gi", 120, "the claim says 2Gi")

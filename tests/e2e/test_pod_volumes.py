@@ -125,7 +125,7 @@ def test_an_ephemeral_volume_lives_as_long_as_its_pod(pods: PodCluster, storage_
     claim = pods.kubernetes.api.get(PERSISTENT_VOLUME_CLAIMS.path("default", name))
     assert f"pvc-{claim['metadata']['uid']}" in pods.images()
     pods.delete(pod)
-    pods.kubernetes.wait_gone(claim, 60)
+    pods.kubernetes.wait_gone(claim)
     assert f"pvc-{claim['metadata']['uid']}" not in pods.images()
 
 
@@ -178,44 +178,44 @@ class TestTheNodePluginIsKilled:
         pods.node.kill()
         pods.kubernetes.api.delete(f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}")
         pods.node.start()
-        until(lambda: pods.now(pod) is None, 90, "the pod is gone", pods.last_words)
+        until(lambda: pods.now(pod) is None, 120, "the pod is gone", pods.last_words)
         assert pods.do("cat /data/file", claim) == "before"
 
     def test_a_stage_that_was_cut_off_is_finished_by_the_next_one(self, pods: PodCluster, storage_class: str) -> None:
         claim = pods.kubernetes.make_claim(storage_class)
         pod = pods.run("echo after all >/data/file; cat /data/file", claim)
-        until(lambda: storage_daemons(pods.node.run_directory), 60, "the stage has begun", pods.last_words, every=0.005)
+        until(lambda: storage_daemons(pods.node.run_directory), 120, "the stage has begun", pods.last_words, every=0.005)
         os.kill(pods.node.pid, signal.SIGKILL)
         pods.node.kill()
         pods.node.start()
-        assert pods.output(pod, 90) == "after all"
+        assert pods.output(pod) == "after all"
         pods.delete(pod)
 
 
 def test_a_node_in_a_container_has_the_rights_that_it_needs_and_leaves_no_mount(pods: PodCluster, storage_class: str) -> None:
     claim = pods.kubernetes.make_claim(storage_class)
-    until(lambda: not pods.traces(), 60, "this node has detached all that it had", lambda: str(pods.traces()))
+    until(lambda: not pods.traces(), 120, "this node has detached all that it had", lambda: str(pods.traces()))
     pods.node.stop()
-    until(lambda: not pods.registered(), 60, "the kubelet has let go of the driver", pods.last_words)
+    until(lambda: not pods.registered(), 120, "the kubelet has let go of the driver", pods.last_words)
     before = mounts(pods.kubelet)
     node = run_as_pod(pods, free_ports(1)[0])
-    until(pods.registered, 60, "the kubelet knows the driver again", lambda: f"{pods.now(node)}\n{pods.log(node)}")
+    until(pods.registered, 120, "the kubelet knows the driver again", lambda: f"{pods.now(node)}\n{pods.log(node)}")
     try:
         pods.do("echo through a container >/data/file", claim)
         assert pods.do("cat /data/file", claim) == "through a container"
         assert pods.now(node)["status"]["containerStatuses"][0]["restartCount"] == 0
-        until(lambda: not pods.attachments(), 60, "the volume is detached", lambda: pods.log(node))
+        until(lambda: not pods.attachments(), 120, "the volume is detached", lambda: pods.log(node))
     finally:
         pods.delete(node)
         pods.node.start()
-    until(pods.registered, 30, "the kubelet knows the driver again", pods.node.text)
-    until(lambda: mounts(pods.kubelet) == before, 30, "no mount is left", lambda: str(mounts(pods.kubelet)))
+    until(pods.registered, 120, "the kubelet knows the driver again", pods.node.text)
+    until(lambda: mounts(pods.kubelet) == before, 120, "no mount is left", lambda: str(mounts(pods.kubelet)))
 
 
 def test_nothing_is_left_once_everything_is_deleted(pods: PodCluster) -> None:
     snapshots.delete_everything(pods.kubernetes)
-    until(lambda: not pods.left_over(), 60, "the pool is empty", lambda: str(pods.left_over()))
-    until(lambda: not pods.traces(), 60, "this machine has nothing of them", lambda: str(pods.traces()))
+    until(lambda: not pods.left_over(), 120, "the pool is empty", lambda: str(pods.left_over()))
+    until(lambda: not pods.traces(), 120, "this machine has nothing of them", lambda: str(pods.traces()))
 
 
 def test_nobody_had_too_few_rights(pods: PodCluster) -> None:

@@ -29,7 +29,7 @@ class Bound:
     def wait_phase(self, phase: str) -> None:
         until(
             lambda: (self.now() or {}).get("status", {}).get("phase") == phase,
-            20,
+            120,
             f"the volume is {phase}",
             lambda: str(self.now()),
         )

@@ -75,7 +75,7 @@ def test_a_copy_grows_and_its_original_does_not(csi: CsiCluster, storage_class: 
     csi.kubernetes.patch_claim(copy, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
     until(
         lambda: (csi.kubernetes.claim(copy) or {})["status"]["capacity"]["storage"] == "2Gi",
-        30,
+        120,
         "the copy has 2Gi",
         lambda: str(csi.kubernetes.told(copy)),
     )
@@ -140,7 +140,7 @@ class TestGroups:
         taken = snapshots.members_of(csi.kubernetes, group)
         snapshots.delete(csi.kubernetes, group)
         for snapshot in taken:
-            until(lambda s=snapshot: snapshots.is_gone(csi.kubernetes, s), 60, "the snapshot is gone")  # type: ignore[misc]
+            until(lambda s=snapshot: snapshots.is_gone(csi.kubernetes, s), 120, "the snapshot is gone")  # type: ignore[misc]
 
 
 class TestTheEnd:

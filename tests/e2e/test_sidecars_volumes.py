@@ -37,7 +37,7 @@ def test_a_block_claim_that_asks_for_more_has_it_when_the_image_has(csi: CsiClus
     csi.kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "3Gi"}}}})
     until(
         lambda: (csi.kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "3Gi",
-        30,
+        120,
         "the claim has 3Gi",
         lambda: str(csi.kubernetes.told(claim)),
     )
@@ -49,7 +49,7 @@ def test_a_deleted_claim_takes_its_image_along(csi: CsiCluster) -> None:
     image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
     csi.kubernetes.delete_claim(claim)
     csi.kubernetes.wait_gone(claim)
-    until(lambda: image not in [*csi.images(), *csi.ceph.trash(csi.pool)], 30, "the image is purged")
+    until(lambda: image not in [*csi.images(), *csi.ceph.trash(csi.pool)], 120, "the image is purged")
 
 
 def test_a_class_that_cannot_be_honoured_is_told_on_the_claim_by_name(csi: CsiCluster) -> None:
@@ -79,10 +79,10 @@ class TestVolumeAttributesClass:
         claim = csi.kubernetes.make_claim(csi.make_class(), volumeAttributesClassName=slow)
         image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
         quick = csi.make_attributes_class(maxIops="5000")
-        csi.kubernetes.patch_claim(claim, {"spec": {"volumeAttributesClassName": quick}})
+        csi.change_attributes_class(claim, quick)
         until(
             lambda: (csi.kubernetes.claim(claim) or {})["status"].get("currentVolumeAttributesClassName") == quick,
-            30,
+            120,
             "the claim has its new class",
             lambda: str(csi.kubernetes.told(claim)),
         )
@@ -92,7 +92,7 @@ class TestVolumeAttributesClass:
         claim = csi.kubernetes.make_claim(csi.make_class(), volumeAttributesClassName=slow)
         image = csi.kubernetes.wait_bound(claim)["metadata"]["name"]
         wrong = csi.make_attributes_class(maxIpos="5000")
-        csi.kubernetes.patch_claim(claim, {"spec": {"volumeAttributesClassName": wrong}})
+        csi.change_attributes_class(claim, wrong)
         csi.kubernetes.wait_event(claim, "VolumeModifyFailed", "maxIpos")
         assert csi.ceph.image_metadata(image, csi.pool)["conf_rbd_qos_iops_limit"] == "100"
 
@@ -108,20 +108,20 @@ class TestAttachments:
         volume = csi.kubernetes.wait_bound(claim)
         with pod_using(csi.kubernetes, claim, csi.nodes[0]):
             attached = until(
-                lambda: attached_to(csi, volume), 30, "it is attached", lambda: str(attachments(csi.kubernetes, volume))
+                lambda: attached_to(csi, volume), 120, "it is attached", lambda: str(attachments(csi.kubernetes, volume))
             )
             assert attached == [csi.nodes[0]]
             assert published_to(csi, volume) == [csi.nodes[0]]
-        until(lambda: not attachments(csi.kubernetes, volume), 60, "it is detached")
+        until(lambda: not attachments(csi.kubernetes, volume), 120, "it is detached")
         assert published_to(csi, volume) == []
 
     def test_a_second_node_is_refused_a_volume_of_one_writer_and_told_who_has_it(self, csi: CsiCluster, volume: Object) -> None:
         first, second = csi.nodes
         with attachment(csi.kubernetes, csi.driver, volume, first):
-            until(lambda: attached_to(csi, volume) == [first], 30, "the first node has it")
+            until(lambda: attached_to(csi, volume) == [first], 120, "the first node has it")
             with attachment(csi.kubernetes, csi.driver, volume, second) as path:
                 told = until(
-                    lambda: (csi.kubernetes.api.get(path).get("status") or {}).get("attachError"), 30, "the second is refused"
+                    lambda: (csi.kubernetes.api.get(path).get("status") or {}).get("attachError"), 120, "the second is refused"
                 )
                 assert first in told["message"]
                 assert published_to(csi, volume) == [first]
@@ -152,7 +152,7 @@ def test_what_a_class_can_still_give_is_told(csi: CsiCluster) -> None:
         listed = csi.kubernetes.api.list_all(CSI_STORAGE_CAPACITIES.path(NAMESPACE)).items
         return [item for item in listed if item["storageClassName"] == storage_class]
 
-    (capacity,) = until(told, 60, "the class has a capacity")
+    (capacity,) = until(told, 120, "the class has a capacity")
     assert to_bytes("capacity", capacity["capacity"]) > GIB
 
 

@@ -21,7 +21,7 @@ def used(ceph: Ceph, kubernetes: Kubernetes, provisioner: Program) -> Program:
     kubernetes.delete_claim(claim)
     wait_no_traces(claim, ceph, kubernetes)
     # the provisioners of other tests leave images in the pool's trash, and one killed may hold the purge's lock for a while
-    until(lambda: provisioner.total("ceph_provisioner_purged_images_total") >= 1, 90, "an image is purged")
+    until(lambda: provisioner.total("ceph_provisioner_purged_images_total") >= 1, 120, "an image is purged")
     refused = kubernetes.make_claim(kubernetes.make_class(provisioner.provisioner, {"pol": "x"}))
     kubernetes.wait_event(refused, "ProvisioningFailed")
     return provisioner
@@ -74,7 +74,7 @@ def test_an_image_kept_after_its_volume_is_counted_at_the_next_start(
     kubernetes.wait_gone(claim)
     program.stop()
     program.start()
-    until(lambda: program.total("ceph_provisioner_orphaned_volumes") == 1, 60, "the kept image is counted", program.text)
+    until(lambda: program.total("ceph_provisioner_orphaned_volumes") == 1, 120, "the kept image is counted", program.text)
     assert f"{name} was handed out" in program.text()
     assert name in ceph.images()
 

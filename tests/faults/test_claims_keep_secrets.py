@@ -106,7 +106,7 @@ def credentials(name: str) -> dict[str, str]:
 
 def written(ceph: Ceph, kubernetes: Kubernetes, program: Program, claims: list[Object]) -> dict[str, str]:
     """All that the work has left to read, but the Secrets' data."""
-    until(lambda: program.total("ceph_provisioner_purged_images_total") > 0, 90, "an image was purged")
+    until(lambda: program.total("ceph_provisioner_purged_images_total") > 0, 120, "an image was purged")
     objects = {
         "claims": kubernetes.claims(),
         "PersistentVolumes": kubernetes.volumes(),

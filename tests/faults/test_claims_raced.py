@@ -27,7 +27,7 @@ def rivals(ceph: Ceph, account: Path, pool: str, tmp_path: Path) -> Iterator[lis
     try:
         for program in made:
             program.start()
-            until(program.leads, 10, "both lead", program.text)
+            until(program.leads, 120, "both lead", program.text)
         yield made
     finally:
         for program in made:
@@ -40,10 +40,10 @@ def test_a_hundred_claims_become_a_hundred_volumes_and_then_none(
     storage_class = kubernetes.make_class(rivals[0].provisioner, {"pool": pool})
     crowd = Crowd(ceph, kubernetes, storage_class, pool)
     crowd.make(100)
-    crowd.wait_settled(90)
+    crowd.wait_settled(120)
     assert len(ceph.images(pool)) == len(crowd.volumes()) == 100
     assert all(rival.total("ceph_provisioner_operation_seconds_count", kind="create") > 0 for rival in rivals)
     crowd.delete_all()
-    crowd.wait_settled(90)
+    crowd.wait_settled(120)
     assert (crowd.claims(), crowd.volumes(), ceph.images(pool)) == ([], [], [])
     assert crowd.unaccounted_objects(living=2) == []

@@ -56,7 +56,7 @@ def test_claims_wait_with_a_reason_and_are_bound_soon_after(
     program.start()
     crowd = Crowd(ceph, kubernetes, kubernetes.make_class(program.provisioner, {"pool": pool}), pool)
     old = crowd.make(10)
-    crowd.wait_settled(30)
+    crowd.wait_settled(120)
     say(f"the OSD hangs for {FREEZE:.0f} s: 20 claims to be made, 5 to grow, 5 to be deleted")
     with ceph.frozen_osd(), Probe(program).asking() as probe:
         thaw = time.monotonic() + FREEZE
@@ -70,7 +70,7 @@ def test_claims_wait_with_a_reason_and_are_bound_soon_after(
         phases = {(kubernetes.claim(claim) or {})["status"]["phase"] for claim in new}
         threading.Event().wait(max(thaw - time.monotonic(), 0))
     say("the OSD goes on")
-    crowd.wait_settled(30)
+    crowd.wait_settled(120)
     assert phases == {"Pending"}
     assert {status for status, _ in probe.answers} == {200}
     assert max(seconds for _, seconds in probe.answers) < 1

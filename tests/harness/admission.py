@@ -75,13 +75,13 @@ def _refusing(kubernetes: Kubernetes, verb: str, resource: Resource, allowed: st
     kubernetes.api.create(_POLICIES.path(), _POLICIES.body({"name": name}, spec=spec))
     binding = {"policyName": name, "validationActions": ["Deny"]}
     kubernetes.api.create(_BINDINGS.path(), _BINDINGS.body({"name": name}, spec=binding))
-    until(lambda: _is_refused(probe), 20, "the refusal is in force")
+    until(lambda: _is_refused(probe), 120, "the refusal is in force")
     try:
         yield
     finally:
         kubernetes.api.delete(_BINDINGS.path(name=name))
         kubernetes.api.delete(_POLICIES.path(name=name))
-        until(lambda: not _is_refused(probe), 20, "the refusal is lifted")
+        until(lambda: not _is_refused(probe), 120, "the refusal is lifted")
 
 
 def _is_refused(probe: Callable[[], object]) -> bool:

@@ -167,12 +167,12 @@ class Ceph:
     def full(self) -> Iterator[None]:
         """Have the cluster full for the block: what little is in it already counts as too much."""
         self._set_full_ratios(0.00001)
-        until(lambda: "full" in self.pool_flags(self.pool).split(","), 20, "the pool is full")
+        until(lambda: "full" in self.pool_flags(self.pool).split(","), 120, "the pool is full")
         try:
             yield
         finally:
             self._set_full_ratios(0.9)
-            until(lambda: "full" not in self.pool_flags(self.pool).split(","), 20, "the pool is no longer full")
+            until(lambda: "full" not in self.pool_flags(self.pool).split(","), 120, "the pool is no longer full")
 
     def _set_full_ratios(self, lowest: float) -> None:
         for step, kind in enumerate(("nearfull", "backfillfull", "full")):

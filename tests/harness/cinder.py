@@ -82,7 +82,7 @@ class Cinder:
         """A snapshot that is whole; gives its uuid."""
         wanted = {"snapshot": {"volume_id": volume, "name": name, "force": True}}
         taken: str = self.call("POST", "/snapshots", wanted)["snapshot"]["id"]
-        until(lambda: self.call("GET", f"/snapshots/{taken}")["snapshot"]["status"] == "available", 60, f"snapshot {name}")
+        until(lambda: self.call("GET", f"/snapshots/{taken}")["snapshot"]["status"] == "available", 120, f"snapshot {name}")
         return taken
 
     def remove_snapshot(self, snapshot: str) -> None:
@@ -91,7 +91,7 @@ class Cinder:
         def gone() -> bool:
             return all(each["id"] != snapshot for each in self.call("GET", "/snapshots?all_tenants=1")["snapshots"])
 
-        until(gone, 60, f"snapshot {snapshot} is gone")
+        until(gone, 120, f"snapshot {snapshot} is gone")
 
     def ensure_type(self, name: str, **extra_specs: str) -> None:
         """Have a volume type; there already is fine."""
@@ -112,7 +112,7 @@ class Cinder:
             self.act(volume, "os-force_delete")
         except NoAnswerError:
             return
-        until(lambda: all(each["id"] != volume for each in self.volumes()), 60, f"volume {volume} is gone")
+        until(lambda: all(each["id"] != volume for each in self.volumes()), 120, f"volume {volume} is gone")
 
     def empty(self) -> None:
         for volume in self.volumes():

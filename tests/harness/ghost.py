@@ -45,7 +45,7 @@ def _die_watching(ceph: Ceph, pool: str, obj: str) -> str:
         os.kill(client.pid, signal.SIGKILL)
         client.wait(10)
         threading.Event().wait(0.05)
-    until(lambda: ceph.objects(pool), 10, "the OSD answers again")
+    until(lambda: ceph.objects(pool), 120, "the OSD answers again")
     return address
 
 

@@ -31,6 +31,9 @@ from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "ceph-provisioner"
+PATIENCE = 120
+"""Seconds for what other programs do, sidecars, kubelets and controllers of Kubernetes: a try that fails they repeat after
+ever longer pauses, and the machine is busy."""
 _CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 _KINDS = {
     "CSIDriver": Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False),
@@ -65,7 +68,7 @@ class Kubernetes:
     def define(self, *manifests: Path) -> None:
         """Apply CustomResourceDefinitions, and wait until their kinds can be used."""
         self.apply(*manifests)
-        until(lambda: all(_is_established(item) for item in self.api.list_all(_CRDS.path()).items), 20, "CRDs are established")
+        until(lambda: all(_is_established(item) for item in self.api.list_all(_CRDS.path()).items), 120, "CRDs are established")
 
     def account_kubeconfig(self, path: Path, account: str = "ceph-provisioner") -> Path:
         """A kubeconfig of a service account that the manifests make: what the program runs under in a cluster."""
@@ -189,7 +192,7 @@ class Kubernetes:
     def patch_claim(self, claim: Object, body: Object) -> Object:
         return self.api.patch(PERSISTENT_VOLUME_CLAIMS.path(claim["metadata"]["namespace"], claim["metadata"]["name"]), body)
 
-    def wait_bound(self, claim: Object, seconds: float = 30) -> Object:
+    def wait_bound(self, claim: Object, seconds: float = PATIENCE) -> Object:
         """Wait until the claim is Bound; give its PersistentVolume."""
 
         def bound() -> Object | None:
@@ -198,7 +201,7 @@ class Kubernetes:
 
         return until(bound, seconds, f"claim {claim['metadata']['name']} is Bound", lambda: str(self.told(claim)))
 
-    def wait_event(self, item: Object, reason: str, text: str = "", seconds: float = 20) -> Object:
+    def wait_event(self, item: Object, reason: str, text: str = "", seconds: float = PATIENCE) -> Object:
         """Wait for an event about the item whose message holds `text`."""
 
         def told() -> Object | None:
@@ -206,7 +209,7 @@ class Kubernetes:
 
         return until(told, seconds, f"event {reason} with {text!r}", lambda: str(self.told(item)))
 
-    def wait_gone(self, claim: Object, seconds: float = 30) -> None:
+    def wait_gone(self, claim: Object, seconds: float = PATIENCE) -> None:
         """Wait until neither the claim nor its PersistentVolume is there."""
         until(
             lambda: self.claim(claim) is None and self.volume_of(claim) is None,

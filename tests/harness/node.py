@@ -104,7 +104,7 @@ class NodeProgram(NodeCalls):
     def start(self) -> "NodeProgram":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
-        until(self.answers, 30, "the node answers", lambda: self.log.read_text()[-2000:])
+        until(self.answers, 120, "the node answers", lambda: self.log.read_text()[-2000:])
         return self
 
     def kill(self) -> None:

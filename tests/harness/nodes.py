@@ -52,7 +52,7 @@ def pod_using(
         yield pod
     finally:
         kubernetes.api.delete(path, {"gracePeriodSeconds": 0})
-        until(lambda: _is_gone(kubernetes, path), 10, "the pod is gone")
+        until(lambda: _is_gone(kubernetes, path), 120, "the pod is gone")
 
 
 def register_csi(kubernetes: Kubernetes, driver: str) -> str:
@@ -93,7 +93,7 @@ def attachment(kubernetes: Kubernetes, driver: str, volume: Object, node: str) -
         yield path
     finally:
         kubernetes.api.delete(path)
-        until(lambda: _is_gone(kubernetes, path), 30, "the attachment is gone")
+        until(lambda: _is_gone(kubernetes, path), 120, "the attachment is gone")
 
 
 def _is_gone(kubernetes: Kubernetes, path: str) -> bool:

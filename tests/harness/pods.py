@@ -10,7 +10,7 @@ from hack.kubernetes.remains import loops, mounts, release_devices, storage_daem
 from provisioner.kube.errors import NotFound
 from provisioner.kube.resources import Object, Resource
 from tests.harness.ceph import Ceph
-from tests.harness.kubernetes import Kubernetes
+from tests.harness.kubernetes import PATIENCE, Kubernetes
 from tests.harness.program import PROGRAM, Program
 from tests.harness.sidecars import CsiCluster
 from tests.harness.waiting import until
@@ -45,7 +45,7 @@ class PodCluster(CsiCluster):
     def start(self) -> "PodCluster":
         self.bring_up()
         self.node.start()
-        until(self.registered, 30, "the kubelet knows the driver", self.node.text)
+        until(self.registered, 120, "the kubelet knows the driver", self.node.text)
         return self
 
     def stop(self) -> None:
@@ -104,7 +104,7 @@ class PodCluster(CsiCluster):
         except NotFound:
             return None
 
-    def wait_phase(self, pod: Object, *phases: str, seconds: float = 60) -> Object:
+    def wait_phase(self, pod: Object, *phases: str, seconds: float = PATIENCE) -> Object:
         """Wait until the pod is in one of the phases; give it."""
 
         def reached() -> Object | None:
@@ -113,14 +113,14 @@ class PodCluster(CsiCluster):
 
         return until(reached, seconds, f"the pod is {' or '.join(phases)}", lambda: f"{self.told(pod)}\n{self.last_words()}")
 
-    def output(self, pod: Object, seconds: float = 60) -> str:
+    def output(self, pod: Object, seconds: float = PATIENCE) -> str:
         """What the pod's script printed, once it has come to a good end."""
         ended = self.wait_phase(pod, "Succeeded", "Failed", seconds=seconds)
         said: str = ended["status"]["containerStatuses"][0]["state"]["terminated"].get("message", "")
         assert ended["status"]["phase"] == "Succeeded", said
         return said.strip()
 
-    def delete(self, *pods: Object, seconds: float = 60) -> None:
+    def delete(self, *pods: Object, seconds: float = PATIENCE) -> None:
         """Delete pods, and wait until they are gone."""
         for pod in pods:
             self.kubernetes.api.delete(PODS.path(pod["metadata"]["namespace"], pod["metadata"]["name"]))

@@ -128,7 +128,7 @@ def running(directory: Path, *, closed: bool = False) -> Iterator[Registry]:
     (directory / "config.yaml").write_text(json.dumps(config))
     process = subprocess.Popen(["docker-registry", "serve", str(directory / "config.yaml")])
     try:
-        until(lambda: _answers(host), 20, "the registry answers")
+        until(lambda: _answers(host), 120, "the registry answers")
         yield Registry(host, directory / "data", LOGIN if closed else None)
     finally:
         process.terminate()

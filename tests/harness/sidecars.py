@@ -17,11 +17,12 @@ from provisioner.ceph.cluster import Clusters
 from provisioner.ceph.places import Places
 from provisioner.config import parse
 from provisioner.core.attachments import Attachments, Node
-from provisioner.kube.resources import Resource
+from provisioner.kube.resources import Object, Resource
 from tests.harness.ceph import Ceph
-from tests.harness.kubernetes import ROOT, Kubernetes
+from tests.harness.kubernetes import PATIENCE, ROOT, Kubernetes
 from tests.harness.nodes import register_csi
 from tests.harness.program import PROGRAM, Program
+from tests.harness.waiting import until
 
 DRIVER = "rbd.ceph-provisioner.io"
 _ALWAYS = ("rbd_directory", "rbd_info", "rbd_trash", "rbd_children")
@@ -177,6 +178,28 @@ class CsiCluster:
         body = _ATTRIBUTES_CLASSES.body({"name": name}, driverName=self.driver, parameters=parameters)
         self.kubernetes.api.create(_ATTRIBUTES_CLASSES.path(), body)
         return name
+
+    def change_attributes_class(self, claim: Object, name: str) -> None:
+        """Ask for another VolumeAttributesClass for the claim, and wait until csi-resizer has set about it.
+
+        A class that csi-resizer has not heard of yet makes the change Pending, and it never looks for it again: only the next
+        change of the claim's class wakes it (external-resizer 2.3, `validateVACAndModifyVolumeWithTarget`).
+        """
+        self._ask_for(claim, name)
+
+        def begun() -> bool:
+            status = (self.kubernetes.claim(claim) or {})["status"]
+            change = status.get("modifyVolumeStatus") or {}
+            if change.get("status") == "Pending":
+                self._ask_for(claim, status["currentVolumeAttributesClassName"])
+                self._ask_for(claim, name)
+                return False
+            return name in (status["currentVolumeAttributesClassName"], change.get("targetVolumeAttributesClassName"))
+
+        until(begun, PATIENCE, "csi-resizer changes the class", lambda: str(self.kubernetes.claim(claim)), every=0.5)
+
+    def _ask_for(self, claim: Object, attributes_class: str) -> None:
+        self.kubernetes.patch_claim(claim, {"spec": {"volumeAttributesClassName": attributes_class}})
 
     def list_volumes(self) -> list[csi_pb2.ListVolumesResponse.Entry]:
         """What the controller lists."""

@@ -12,7 +12,7 @@ from provisioner.kube.resources import (
     Object,
     Resource,
 )
-from tests.harness.kubernetes import Kubernetes
+from tests.harness.kubernetes import PATIENCE, Kubernetes
 from tests.harness.waiting import until
 
 SNAPSHOT_CLASSES = Resource("snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", "VolumeSnapshotClass", namespaced=False)
@@ -70,7 +70,7 @@ def content_of(kubernetes: Kubernetes, snapshot: Object) -> Object:
     return kubernetes.api.get(VOLUME_SNAPSHOT_CONTENTS.path(name=name))
 
 
-def wait_ready(kubernetes: Kubernetes, snapshot: Object, seconds: float = 30) -> Object:
+def wait_ready(kubernetes: Kubernetes, snapshot: Object, seconds: float = PATIENCE) -> Object:
     """Wait until the snapshot can be used; give it."""
 
     def ready() -> Object | None:
@@ -93,7 +93,7 @@ def take_group(kubernetes: Kubernetes, group_class: str, labels: dict[str, str])
     return kubernetes.api.create(GROUPS.path("default"), GROUPS.body(metadata, spec=spec))
 
 
-def wait_group_ready(kubernetes: Kubernetes, group: Object, seconds: float = 60) -> Object:
+def wait_group_ready(kubernetes: Kubernetes, group: Object, seconds: float = PATIENCE) -> Object:
     """Wait until the whole group can be used; give it."""
 
     def ready() -> Object | None:
@@ -133,11 +133,11 @@ def delete(kubernetes: Kubernetes, item: Object) -> None:
     """Delete a claim, a snapshot or a group, and wait until it is gone."""
     if item["kind"] == PERSISTENT_VOLUME_CLAIMS.kind:
         kubernetes.delete_claim(item)
-        kubernetes.wait_gone(item, 60)
+        kubernetes.wait_gone(item)
         return
     with suppress(NotFound):
         kubernetes.api.delete(_path(item))
-    until(lambda: is_gone(kubernetes, item), 60, f"{item['kind']} is gone", lambda: str(kubernetes.api.get(_path(item))))
+    until(lambda: is_gone(kubernetes, item), PATIENCE, f"{item['kind']} is gone", lambda: str(kubernetes.api.get(_path(item))))
 
 
 def delete_everything(kubernetes: Kubernetes) -> None:
@@ -149,7 +149,7 @@ def delete_everything(kubernetes: Kubernetes) -> None:
     for claim in claims:
         kubernetes.delete_claim(claim)
     for claim in claims:
-        kubernetes.wait_gone(claim, 60)
+        kubernetes.wait_gone(claim)
 
 
 def is_gone(kubernetes: Kubernetes, item: Object) -> bool:

@@ -245,11 +245,11 @@ def quota(ceph: Ceph, pool: str, size: int) -> Iterator[None]:
     """Limit the pool to so many bytes, which it holds already, and wait until Ceph says that it is full."""
     ceph.command("osd pool set-quota", pool=pool, field="max_bytes", val=str(size))
     try:
-        until(lambda: "full_quota" in flags(ceph, pool), 30, f"pool {pool} has reached its quota", lambda: flags(ceph, pool))
+        until(lambda: "full_quota" in flags(ceph, pool), 120, f"pool {pool} has reached its quota", lambda: flags(ceph, pool))
         yield
     finally:
         ceph.command("osd pool set-quota", pool=pool, field="max_bytes", val="0")
-        until(lambda: "full" not in flags(ceph, pool), 30, f"pool {pool} takes writes", lambda: flags(ceph, pool))
+        until(lambda: "full" not in flags(ceph, pool), 120, f"pool {pool} takes writes", lambda: flags(ceph, pool))
 
 
 def flags(ceph: Ceph, pool: str) -> str:

@@ -2,7 +2,7 @@
 
 from provisioner.kube.resources import Object
 from tests.harness.ceph import Ceph
-from tests.harness.kubernetes import Kubernetes
+from tests.harness.kubernetes import PATIENCE, Kubernetes
 from tests.harness.waiting import until
 
 
@@ -15,7 +15,7 @@ def traces(claim: Object, ceph: Ceph, kubernetes: Kubernetes, pool: str = "") ->
     return found + ([f"PersistentVolume {name}"] if kubernetes.volume_of(claim) else [])
 
 
-def wait_no_traces(claim: Object, ceph: Ceph, kubernetes: Kubernetes, pool: str = "", seconds: float = 30) -> None:
+def wait_no_traces(claim: Object, ceph: Ceph, kubernetes: Kubernetes, pool: str = "", seconds: float = PATIENCE) -> None:
     """Wait until the claim is gone, and all that was made for it."""
 
     def left() -> list[str]:

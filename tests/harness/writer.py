@@ -62,7 +62,7 @@ def writing(pool: rados.Ioctx, images: Sequence[str]) -> Iterator[Writer]:
         writer = Writer([opened.enter_context(rbd.Image(pool, image)) for image in images])
         writer.start()
         try:
-            until(lambda: writer.rounds > 3, 30, "it writes")
+            until(lambda: writer.rounds > 3, 120, "it writes")
             yield writer
         finally:
             writer.stop()
