@@ -19,7 +19,7 @@ import rbd
 from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, snapshot_removal, wire
 from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.headers import Header, Parent
-from provisioner.ceph.lost_locks import broken_on_refusal
+from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Room
 from provisioner.ceph.snapshot_headers import STEP, Album, RbdSnapshot, read_album
 from provisioner.core.errors import Conflict, InvalidRequest, LimitReached, NotFound, OutOfRange, Unavailable
@@ -198,8 +198,7 @@ def _volume_for(place: Place, header: Header) -> VolumeId | None:
 
 def _built(build: Build) -> tuple[str, dict[str, str]]:
     """Clone, grow and mark; gives the image's id and marks."""
-    instance = build.origin.registry.instance
-    with broken_on_refusal(instance, build.origin.pool, build.parent_id), _snapshot(build) as (album, snapshot):
+    with _snapshot(build) as (album, snapshot):
         if build.plan.size < snapshot.size:
             raise OutOfRange("size", build.plan.size, f"{build.source} has {snapshot.size} bytes")
         image_id = _clone(build, album, snapshot)
@@ -210,7 +209,7 @@ def _built(build: Build) -> tuple[str, dict[str, str]]:
     if child is None or child.header.parent != wanted:
         raise Unavailable(f"{build.source} changed while it was cloned")
     if child.header.size < build.plan.size:
-        with rbd.Image(pool, image_id=image_id) as image:
+        with opened(build.home.registry.instance, pool, image_id) as image:
             image.resize(build.plan.size, False)
     return image_id, _mark(build, child.header)
 
@@ -235,7 +234,7 @@ def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
     pool = build.origin.pool
     note = json.dumps({"image_id": build.parent_id, "by": build.origin.connection.instance})  # ASCII, as comparisons need
     wire.omap_set(pool, BUILDS, build.key, note)
-    with rbd.Image(pool, image_id=build.parent_id) as image:
+    with opened(build.origin.registry.instance, pool, build.parent_id) as image:
         snapshot_removal.remove_from(pool, image, build.parent_id, build.step)
         image.create_snap(build.step)
         try:

@@ -13,6 +13,7 @@ import rbd
 
 from provisioner.ceph import marks
 from provisioner.ceph.errors import explained
+from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Places
 from provisioner.ceph.registry import Turn
 from provisioner.core.content import OnProgress
@@ -41,7 +42,7 @@ class CephContent:
             self._places.enrolled(volume.id.place, None) as room,
             explained(f"filling image {volume.id}"),
             room.registry.alone(room.pool, _task(volume), str(volume.id)) as turn,
-            rbd.Image(room.pool, image_id=volume.image_id) as image,
+            opened(room.registry.instance, room.pool, volume.image_id) as image,
         ):
             go_on = partial(_go_on, turn, volume)
             _blank(image, go_on)
@@ -56,7 +57,7 @@ class CephContent:
             room.registry.alone(room.pool, _task(volume), str(volume.id), _FORMATTING),
         ):
             if not _is_published(room.pool, volume):
-                with rbd.Image(room.pool, image_id=volume.image_id) as image:
+                with opened(room.registry.instance, room.pool, volume.image_id) as image:
                     image.encryption_format(rbd.RBD_ENCRYPTION_FORMAT_LUKS2, passphrase, rbd.RBD_ENCRYPTION_ALGORITHM_AES256)
 
 

@@ -17,7 +17,8 @@ import rados
 import rbd
 
 from provisioner.ceph import marks, wire
-from provisioner.ceph.errors import BROKEN, errno_of, explained
+from provisioner.ceph.errors import BROKEN, CEPH_ERRORS, errno_of, explained
+from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Room
 
 LIST = "ceph-provisioner.flatten"
@@ -96,17 +97,18 @@ def work_off(room: Room, go_on: Callable[[], bool], tell: Tell) -> Walk:
             flattened, renew = 0, turn.renew
             for work in works:
                 if go_on():
-                    flattened += _Flattening(room.pool, work, lambda: go_on() and renew(), tell).run()
+                    flattened += _Flattening(room, work, lambda: go_on() and renew(), tell).run()
             return Walk(flattened, len(works) - flattened)
 
 
 class _Flattening:
     """One image being flattened: librbd works in a thread, this one says how far it is and whether to go on."""
 
-    def __init__(self, pool: rados.Ioctx, work: Work, may_go_on: Callable[[], bool], tell: Tell) -> None:
-        self._pool, self._work, self._may_go_on, self._tell = pool, work, may_go_on, tell
+    def __init__(self, room: Room, work: Work, may_go_on: Callable[[], bool], tell: Tell) -> None:
+        self._pool, self._instance = room.pool, room.registry.instance
+        self._work, self._may_go_on, self._tell = work, may_go_on, tell
         self._percent, self._stopped = work.percent, False
-        self._error: rbd.Error | None = None
+        self._error: Exception | None = None
 
     def run(self) -> bool:
         """Flatten, and take the image off the list; False if it was stopped, or failed and stays there."""
@@ -128,13 +130,13 @@ class _Flattening:
 
     def _flatten(self) -> None:
         try:
-            with rbd.Image(self._pool, image_id=self._work.image_id) as image:
+            with opened(self._instance, self._pool, self._work.image_id) as image:
                 image.flatten(self._progress)
         except rbd.OperationCanceled:
             self._stopped = True
         except (rbd.ImageNotFound, rbd.InvalidArgument):
             return  # gone, or without a parent by now
-        except rbd.Error as error:
+        except CEPH_ERRORS as error:
             self._error = error
 
     def _progress(self, done: int, total: int) -> int:

@@ -122,7 +122,7 @@ class CephGroups:
             self._places.enrolled(member.volume.place, credentials) as room,
             explained(f"marking snapshot {member.name} of image {member.volume}"),
         ):
-            made = snapshots.commit(room.pool, member, group=str(roll.id))
+            made = snapshots.commit(room, member, group=str(roll.id))
         if made is None:
             raise Unavailable(f"snapshot {member.name} of {member.volume} was taken for abandoned while it was made")
         return made
@@ -140,7 +140,7 @@ class CephGroups:
             mark = album.marks.get(name) if album is not None else None
             ours = mark.group == str(roll.id) if mark is not None else claimed
             if ours and mark is not None and there is not None:
-                snapshot_removal.remove(room.pool, member.image_id, name)
+                snapshot_removal.remove(room, member.image_id, name)
             elif ours and not snapshot_removal.take_away(room, member.image_id, name):
                 raise Unavailable(f"snapshot {member.name} of image {member.volume} was marked while it was to go")
             if kept is not None and claimed and ours:

@@ -11,7 +11,7 @@ import rbd
 from provisioner.ceph import headers, marks, names, qos
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
-from provisioner.ceph.lost_locks import broken_on_refusal
+from provisioner.ceph.lost_locks import opened
 from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Blueprint, Found, Layout, Stranger, Volume, Wreck
@@ -117,8 +117,7 @@ def resize(pool: rados.Ioctx, volume: Volume, size: int, instance: int) -> int:
     """
     with (
         explained(f"growing image {volume.id}"),
-        broken_on_refusal(instance, pool, volume.image_id),
-        rbd.Image(pool, image_id=volume.image_id) as image,
+        opened(instance, pool, volume.image_id) as image,
     ):
         there = image.size()
         if there >= size:

@@ -21,10 +21,14 @@ _LOCK, _COOKIE = "rbd_lock", "auto "
 
 
 @contextmanager
-def broken_on_refusal(instance: int, pool: rados.Ioctx, image_id: str) -> Iterator[None]:
-    """Let a refusal out of the block, but break a lost lock of our client `instance` before."""
+def opened(instance: int, pool: rados.Ioctx, image_id: str) -> Iterator[rbd.Image]:
+    """The image, to be written, for the block; `instance` is our client's id.
+
+    Lets a refusal out, but breaks a lost lock of ours before. Raises rbd.ImageNotFound, and whatever librbd raises in the block.
+    """
     try:
-        yield
+        with rbd.Image(pool, image_id=image_id) as image:
+            yield image
     except rbd.ReadOnlyImage:
         break_lost(instance, pool, image_id)
         raise

@@ -130,7 +130,7 @@ class Reaper:
             if not self._is_abandoned(room, note.by, (key, raw)) or not may_go_on():
                 continue
             if note.image_id:
-                snapshot_removal.remove(room.pool, note.image_id, STEP + key)
+                snapshot_removal.remove(room, note.image_id, STEP + key)
             scrapped += wire.omap_drop(room.pool, clones.BUILDS, key, raw.decode(errors="replace"))
         return scrapped
 

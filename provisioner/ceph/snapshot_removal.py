@@ -14,6 +14,7 @@ import rados
 import rbd
 
 from provisioner.ceph import headers, marks
+from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Room
 from provisioner.ceph.registry import task_for
 from provisioner.ceph.snapshot_headers import Album, RbdSnapshot, read_album
@@ -30,10 +31,10 @@ _CALLS = 20
 _ROUNDS = 5
 
 
-def remove(pool: rados.Ioctx, image_id: str, name: str) -> None:
+def remove(room: Room, image_id: str, name: str) -> None:
     """Have librbd remove the snapshot of that name; Ceph sets it aside while clones need it. Gone already is fine."""
-    with contextlib.suppress(rbd.ImageNotFound), rbd.Image(pool, image_id=image_id) as image:
-        remove_from(pool, image, image_id, name)
+    with contextlib.suppress(rbd.ImageNotFound), opened(room.registry.instance, room.pool, image_id) as image:
+        remove_from(room.pool, image, image_id, name)
 
 
 def remove_from(pool: rados.Ioctx, image: rbd.Image, image_id: str, name: str, number: int | None = None) -> None:
@@ -106,7 +107,7 @@ def finish(room: Room, image_id: str, name: str) -> None:
             return
         there = album.named(name)
         if there is not None and sentence == _sentence(album, there):
-            with rbd.Image(pool, image_id=image_id) as image:
+            with opened(room.registry.instance, pool, image_id) as image:
                 remove_from(pool, image, image_id, name, there.number)
         headers.change_metadata(pool, image_id, {}, [key], {key: sentence})
 

@@ -8,7 +8,7 @@ Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the m
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 import rados
@@ -16,7 +16,7 @@ import rbd
 
 from provisioner.ceph import headers, index, marks, names, snapshot_headers, snapshot_removal, wire
 from provisioner.ceph.errors import explained
-from provisioner.ceph.lost_locks import broken_on_refusal
+from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Places, Room
 from provisioner.ceph.registry import Standing
 from provisioner.ceph.snapshot_headers import Album, SnapshotMark, read_album
@@ -83,13 +83,13 @@ class CephSnapshots:
         ):
             for _ in range(_ROUNDS):
                 try:
-                    with _locked(room, entry.image_id), rbd.Image(room.pool, image_id=entry.image_id) as image:
+                    with opened(room.registry.instance, room.pool, entry.image_id) as image:
                         taken = _create(room, image, entry)
                 except rbd.ImageNotFound:
                     raise NotFound(f"volume {entry.volume}") from None
                 if taken is None and not _is_marked_soon(room, entry):
                     snapshot_removal.take_away(room, entry.image_id, entry.id.snapshot)
-                elif (made := commit(room.pool, entry, taken=taken)) is not None:
+                elif (made := commit(room, entry, taken=taken)) is not None:
                     return made
                 else:
                     snapshot_removal.finish(room, entry.image_id, entry.id.snapshot)  # a leftover: it is taken anew
@@ -120,8 +120,7 @@ class CephSnapshots:
             if album is not None and found is not None:
                 if _is_whole(album):
                     permit(found)
-                with _locked(room, snapshot.image_id):
-                    snapshot_removal.remove(room.pool, snapshot.image_id, name)
+                snapshot_removal.remove(room, snapshot.image_id, name)
             self._forget(snapshot, mark or SnapshotMark(name, snapshot.volume.image, snapshot.image_id, 0), credentials)
             if mark is not None:
                 headers.change_metadata(room.pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + name])
@@ -160,12 +159,13 @@ class CephSnapshots:
                 index.drop(room.pool, entry)
 
 
-def commit(pool: rados.Ioctx, entry: Entry, group: str = "", taken: Album | None = None) -> Snapshot | None:
+def commit(room: Room, entry: Entry, group: str = "", taken: Album | None = None) -> Snapshot | None:
     """Mark a snapshot that was just taken, the one in the header `taken` if that is told; None if it is a condemned leftover.
 
     NotFound, and no snapshot, if its volume was deleted meanwhile.
     """
-    name, album = entry.id.snapshot, taken or read_album(pool, entry.image_id)
+    pool, name = room.pool, entry.id.snapshot
+    album = taken or read_album(pool, entry.image_id)
     number = _number(taken, name)
     for _ in range(_ROUNDS):
         there = album.named(name) if album is not None else None
@@ -174,7 +174,7 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "", taken: Album | None
         if (mark := album.mark_of(there)) is not None:
             return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
         if marks.DELETING in album.header.metadata:
-            snapshot_removal.remove(pool, entry.image_id, name)
+            snapshot_removal.remove(room, entry.image_id, name)
             raise NotFound(f"volume {entry.volume}")
         if number not in (None, there.number) or (before := snapshot_removal.if_not_condemned(album, there)) is None:
             return None
@@ -186,11 +186,6 @@ def commit(pool: rados.Ioctx, entry: Entry, group: str = "", taken: Album | None
             return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
         album = read_album(pool, entry.image_id)
     raise Unavailable(f"image {entry.volume} kept changing while its snapshot {entry.name} was marked")
-
-
-def _locked(room: Room, image_id: str) -> AbstractContextManager[None]:
-    """For what needs the image's exclusive lock."""
-    return broken_on_refusal(room.registry.instance, room.pool, image_id)
 
 
 def _create(room: Room, image: rbd.Image, entry: Entry) -> Album | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from provisioner.ceph import wire
+from provisioner.ceph import flatten, wire
 from provisioner.core.errors import Unavailable
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import SizeRange
@@ -43,6 +43,18 @@ def test_who_asks_again_succeeds(ceph: Ceph, homely: Provisioner, place: Place, 
         act(homely, place)
     act(homely, place)
     assert read(ceph, place, "pvc-1", 7) == b"content"
+
+
+def test_a_clone_is_flattened_at_the_second_walk(homely: Provisioner, place: Place) -> None:
+    homely.create(place, "pvc-1")
+    made = homely.clone(place, "pvc-2", VolumeId(place, "pvc-1")).image_id
+    with homely.places.at(place, None) as (_, pool):
+        flatten.ask(pool, made, "pvc-2")
+        lock_unknowingly(homely, place, made)
+        assert homely.flatten() == 0
+        assert "read-only" in flatten.waiting(pool)[0].error
+        assert homely.flatten() == 1
+        assert flatten.waiting(pool) == []
 
 
 def test_a_deleted_volume_goes_all_the_same(ceph: Ceph, homely: Provisioner, place: Place) -> None:
