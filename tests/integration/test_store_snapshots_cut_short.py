@@ -167,7 +167,8 @@ def test_a_snapshot_that_the_client_with_the_lock_was_not_told_of_is_deleted(
         added = struct.pack("<I", len(name)) + name.encode() + struct.pack("<Q", number) + user
         pool.execute(f"rbd_header.{volume.image_id}", "rbd", "snapshot_add", added)
         assert rbd_snapshots(ceph, place, "pvc-1") == [name]
-        remove(pool, volume.image_id, name)
+        with homely.places.enrolled(place, None) as room:
+            remove(room, volume.image_id, name)
         assert rbd_snapshots(ceph, place, "pvc-1") == []
 
 
