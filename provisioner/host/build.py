@@ -11,6 +11,7 @@ from provisioner.host.clients import Clients
 from provisioner.host.commands import Commands
 from provisioner.host.devices.fuse import FuseDevices
 from provisioner.host.devices.krbd import KrbdDevices
+from provisioner.host.devices.nbd import NbdDevices
 from provisioner.host.errand import Errand
 from provisioner.host.filesystem import FileSystems
 from provisioner.host.luks import Luks
@@ -46,7 +47,8 @@ def key_rotation(
 
 
 def _kinds(commands: Commands, mounts: Mounts, run_directory: Path, mounter: str, read_affinity: str) -> list[Kind]:
-    kinds: list[Kind] = [KrbdDevices(commands, _nearest(read_affinity)), FuseDevices(run_directory / "fuse", commands, mounts)]
+    kernel, files = KrbdDevices(commands, _nearest(read_affinity)), FuseDevices(run_directory / "fuse", commands, mounts)
+    kinds: list[Kind] = [kernel, NbdDevices(commands, mounts), files]
     if mounter != "auto" and mounter not in [kind.name for kind in kinds]:
         raise InvalidRequest("--mounter", mounter, f"must be one of {', '.join(kind.name for kind in kinds)}, auto")
     return sorted(kinds, key=lambda kind: kind.name != mounter)

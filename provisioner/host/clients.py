@@ -13,6 +13,7 @@ from provisioner.core.attachments import Node as NodeEntry
 from provisioner.core.errors import Conflict, Denied, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials
+from provisioner.host import blocks
 from provisioner.host.ports import Attachment, Kind
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,25 @@ class Clients:
                 return fresh.pop()
             kind.detach(volume)
         raise Unavailable(f"volume {volume}: which client is this node's can't be told, so many begin to use it at once")
+
+    def take_over(self, kind: Kind, attachment: Attachment, credentials: Credentials | None) -> None:
+        """Have a lost device, which may be in use, served by a new client, and record that. Refused, it is lost again.
+
+        Raises NotFound if the node does not have the volume, Unavailable where the client can't be told from others'.
+        """
+        volume = attachment.image.volume
+        self._attachments.clients(volume, self._node, credentials)
+        before = self._watching(volume, credentials)
+        writes = not blocks.is_read_only(kind.attach(attachment))
+        try:
+            fresh = self._watching(volume, credentials) - before if writes else set()
+            if len(fresh) != writes:
+                raise Unavailable(f"volume {volume}: which client is this node's can't be told")
+            for client in fresh:
+                self._attachments.record_client(volume, self._node, client, credentials)
+        except ProvisionerError:
+            kind.let_go(volume)
+            raise
 
     def gone(self, volume: VolumeId) -> None:
         """Strike off what was recorded, now that no device of the volume is left here."""

@@ -7,10 +7,11 @@ killed in the middle goes on from wherever it was. Each step looks first whether
 import contextlib
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from provisioner.core.encryption import Encryption
-from provisioner.core.errors import AlreadyExists, InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable, Unfit
+from provisioner.core.errors import AlreadyExists, Conflict, InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable, Unfit
 from provisioner.core.ids import VolumeId
 from provisioner.core.mapping import options_for
 from provisioner.core.model import Credentials, Opening
@@ -24,6 +25,7 @@ from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment, Images, Keys, Kind
 from provisioner.host.requests import Publish, Stage
 from provisioner.host.stats import Health, Usage, look, usage
+from provisioner.host.takeovers import TakeOvers
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,16 @@ class Node:
         self._clients, self._luks, self._keys = clients, luks, keys
         self._images, self._kinds, self._file_systems = images, kinds, file_systems
         self._mounts, self._flights, self._patience = mounts, flights, Patience()
+        self._takeovers = TakeOvers(images, clients, kinds)
 
     def join(self, clusters: Collection[str], topology: dict[str, str]) -> list[str]:
-        """Make this node known in the clusters, and end the fences that have served. Gives what went wrong."""
+        """Make this node known in the clusters, and end the fences that have served. Gives what went wrong.
+
+        Devices that lost what served them are served again.
+        """
+        for volume in self._takeovers.lost():
+            with contextlib.suppress(Conflict):  # whatever runs on the volume will find it so
+                self._flights.run("resume", str(volume), "", partial(self._resume, volume))
         self._clients.lift_fences(clusters, self._kinds)
         return self._clients.enrol(clusters, topology)
 
@@ -115,6 +124,7 @@ class Node:
     def _stage(self, request: Stage) -> None:
         path = check_path("staging_target_path", request.path)
         kind = self._kind(request.mounter)
+        self._takeovers.serve(request.volume, request.credentials, request.map_options, recorded=request.recorded)
         attached = self._find(request.volume)
         if request.file_system is not None and self._mounts.at(path) is not None:
             if self._is_staged(request, path, attached):
@@ -141,6 +151,13 @@ class Node:
             if attached is None:
                 self._undo(kind, request.volume, path)
             raise
+
+    def _resume(self, volume: VolumeId) -> None:
+        try:
+            self._takeovers.serve(volume, None)
+            log.info("the device of %s is served again", volume)
+        except ProvisionerError as error:  # its credentials may be those of a request: the next stage brings them
+            log.warning("the device of %s has lost its process: %s", volume, error)
 
     def _is_staged(self, request: Stage, path: Path, attached: tuple[Kind, Path] | None) -> bool:
         """Whether the volume is mounted there, well and as asked for; False for what is left there of a lost device."""
@@ -244,6 +261,8 @@ class Node:
 
     def _unstage(self, volume: VolumeId, text: str) -> None:
         path = check_path("staging_target_path", text)
+        if volume in self._takeovers.lost():  # what was written to it waits
+            self._resume(volume)
         found = self._find(volume)
         if found and (others := [mount.target for mount in self._mounts.of(found[1]) if mount.target != str(path)]):
             raise InUse(f"volume {volume}", [f"mount {target}" for target in others])

@@ -63,6 +63,12 @@ class Kind(Protocol):
     def find(self, volume: VolumeId) -> Path | None:
         """The device of the volume, if it is attached and alive."""
 
+    def lost(self) -> list[VolumeId]:
+        """Volumes whose device is there, but not the process that served it; `attach` has it served again."""
+
+    def let_go(self, volume: VolumeId) -> None:
+        """End the process that serves a device which is in use, at once, and leave the device: the volume is lost then."""
+
     def attach(self, attachment: Attachment) -> Path:
         """Attach the image, or give the device that shows it already. Raises InUse, Denied, Unavailable, Unfit."""
 

@@ -5,14 +5,10 @@ that is known of a device is in the kernel: the mount on the image's file, the l
 the daemon's socket beside it.
 """
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from provisioner.core.errors import InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable
@@ -24,6 +20,7 @@ from provisioner.host.devices.qmp import connected, listener
 from provisioner.host.mounts import Mounts
 from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment
+from provisioner.host.processes import ended, until
 
 _SECONDS, _ANSWER_SECONDS = 40.0, 10.0
 _NODE = "image"
@@ -47,6 +44,13 @@ class FuseDevices:
         """The loop device, if the daemon behind it lives."""
         loops = loops_on(self._file(volume))
         return loops[0] if loops and self._lives(volume) else None
+
+    def lost(self) -> list[VolumeId]:
+        """None: a daemon's end takes its file with it, and the loop device is good for nothing."""
+        return []
+
+    def let_go(self, volume: VolumeId) -> None:
+        """Nothing to be left behind."""
 
     def attach(self, attachment: Attachment) -> Path:
         """Start a daemon and set up the loop device."""
@@ -82,7 +86,7 @@ class FuseDevices:
                 raise Unavailable(f"the device of {image.volume} has lost its daemon")
             monitor.execute("block_resize", **{"node-name": _NODE, "size": image.size})
         # the kernel keeps a file's size for a second, and a loop device takes it from there
-        _until(lambda: self._file(image.volume).stat().st_size == image.size, 5.0)
+        until(lambda: self._file(image.volume).stat().st_size == image.size, 5.0)
         for loop in loops:
             if size_of(loop) != image.size:
                 self._losetup(image.volume, "--set-capacity", str(loop))
@@ -138,7 +142,7 @@ class FuseDevices:
             raise InUse(str(loop), [mount.target for mount in self._mounts.of(loop)])
         self._losetup(volume, "--detach", str(loop))
         # somebody else's brief look at the device puts its end off until that is over
-        if not _until(lambda: loop not in loops_on(self._file(volume)), _ANSWER_SECONDS):
+        if not until(lambda: loop not in loops_on(self._file(volume)), _ANSWER_SECONDS):
             raise InUse(str(loop), ["a process that has the device open"])
 
     def _losetup(self, volume: VolumeId, *words: str) -> None:
@@ -153,9 +157,9 @@ class FuseDevices:
         if not pid:
             return
         os.kill(pid, signal.SIGTERM)
-        if not _ended(pid, _SECONDS / 2):
+        if not ended(pid, _SECONDS / 2):
             os.kill(pid, signal.SIGKILL)
-            _ended(pid, _SECONDS / 4)
+            ended(pid, _SECONDS / 4)
 
 
 def daemon_command(attachment: Attachment, file: Path, key_file: str) -> list[str]:
@@ -195,21 +199,3 @@ def _explained(image: Opening, said: str) -> ProvisionerError:
     if "No such file or directory" in said:
         return NotFound(f"image {image.volume}")
     return Unavailable(f"image {image.volume}: the storage daemon says: {said}")
-
-
-def _ended(pid: int, seconds: float) -> bool:
-    """Wait for the end of a process that may be nobody's child."""
-    return _until(lambda: _is_gone(pid), seconds)
-
-
-def _is_gone(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):  # the first process of a container inherits daemons, and has to bury them
-        os.waitpid(pid, os.WNOHANG)
-    return not os.path.exists(f"/proc/{pid}/ns")
-
-
-def _until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not (met := condition()) and time.monotonic() < deadline:
-        pause.wait(0.02)
-    return met

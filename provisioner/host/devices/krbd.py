@@ -53,6 +53,13 @@ class KrbdDevices:
         """The device that bears the volume's tag."""
         return next((Path("/dev") / f"rbd{entry.name}" for entry in self._entries() if _bears(entry, volume)), None)
 
+    def lost(self) -> list[VolumeId]:
+        """None: what serves them is the kernel."""
+        return []
+
+    def let_go(self, volume: VolumeId) -> None:
+        """Nothing to be left behind."""
+
     def attach(self, attachment: Attachment) -> Path:
         """Map the image. A mapping made by hand is in the way, since nobody could say who may unmap it."""
         volume, image = attachment.image.volume, attachment.image

@@ -1,16 +1,16 @@
-"""The end of a storage daemon, as the first process of a container sees it. A second."""
+"""The end of a process that serves a device, as the first process of a container sees it. A second."""
 
 import subprocess
 import sys
 
 _IN_A_CONTAINER = """
 import ctypes, os, signal, subprocess
-from provisioner.host.devices.fuse import _ended
+from provisioner.host.processes import ended
 PR_SET_CHILD_SUBREAPER = 36
 assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 told = subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE).stdout
 os.kill(int(told), signal.SIGTERM)
-print(_ended(int(told), 10), os.path.exists(f"/proc/{int(told)}"))
+print(ended(int(told), 10), os.path.exists(f"/proc/{int(told)}"))
 """
 
 
