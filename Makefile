@@ -21,9 +21,9 @@ demo-stop: ## stop what the demo left running, and remove it
 
 test: lint kubernetes sidecars cinder vm ## every test, against a real Ceph and a real Kubernetes
 	@echo "test: running the tests"
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/vm/long
 
-test-vm: kubernetes vm venv ## the virtual machine's tests alone: the kernel's own client, LUKS
+test-vm: kubernetes vm venv ## the virtual machine's tests, the long ones too: rbd-nbd, deaths between each two steps of a stage
 	@echo "test-vm: running the tests in a virtual machine"
 	$(PY) -m pytest tests/vm
 

@@ -86,6 +86,22 @@ def test_xfs_grows_while_it_is_mounted_and_keeps_what_was_written(guest: GuestNo
     assert guest.traces(volume) == []
 
 
+def test_what_was_written_by_way_of_rbd_nbd_is_read_by_the_kernels_client(guest: GuestNode, ceph: Ceph) -> None:
+    volume = new_image(ceph, 64 * MIB)
+    path = guest.stage(volume, volume_context={"mounter": "rbd-nbd"})
+    assert guest.run(f"findmnt -no SOURCE {path}").startswith("/dev/nbd")
+    guest.run(f"echo by way of nbd >{path}/file")
+    grow_image(ceph, volume, 96 * MIB)
+    assert guest.expand(volume, path, 96 * MIB) == 96 * MIB
+    assert guest.stats(volume, path)["BYTES"].total > 70 * MIB
+    guest.unstage(volume)
+    assert guest.traces(volume) == []
+    assert guest.guest.run("pidof rbd-nbd").code != 0
+    guest.stage(volume)
+    assert guest.run(f"cat {path}/file") == "by way of nbd\n"
+    guest.unstage(volume)
+
+
 def test_the_key_is_nowhere_in_the_guests_kernel_and_a_mapping_by_hand_is_left_alone(guest: GuestNode, ceph: Ceph) -> None:
     volume, block = new_image(ceph, 64 * MIB), capability(block=True)
     user = ceph.make_user("krbd-secret", mon="profile rbd", osd=f"profile rbd pool={ceph.pool}")

@@ -38,6 +38,9 @@ def test_what_the_kind_of_device_knows_is_accepted(text: str, mounter: str) -> N
         ("noshare", "fuse", "fuse has none"),
         ("fuse:x", "fuse", "fuse has none"),
         ("iscsi:x;krbd:noshare", "rbd", "iscsi"),
+        ("krbd:noshare;nbd:keyring=/etc/passwd", "rbd-nbd", "keyring.*io-timeout"),
+        ("io-timeout=soon", "rbd-nbd", "whole number"),
+        ("exclusive=1", "rbd-nbd", "takes no value"),
     ],
 )
 def test_what_it_can_not_do_is_refused_by_name(text: str, mounter: str, said: str) -> None:

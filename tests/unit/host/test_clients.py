@@ -1,15 +1,17 @@
 """Which client is recorded for a node: its own, whoever else begins to use the image meanwhile. Takes no time."""
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from provisioner.core.attachments import Node as NodeEntry
-from provisioner.core.errors import Unavailable
+from provisioner.core.errors import NotFound, Unavailable
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Credentials, Opening
+from provisioner.host import blocks
 from provisioner.host.clients import Clients
 from provisioner.host.ports import Attachment
 
@@ -61,6 +63,9 @@ class Nameless:
     def detach(self, volume: VolumeId) -> None:
         self._ceph.watchers = [each for each in self._ceph.watchers if not each.startswith("10.0.0.1:")]
 
+    def let_go(self, volume: VolumeId) -> None:
+        self._ceph.watchers.remove(f"{OURS}{self.attached}")
+
     def address(self, volume: VolumeId) -> str:
         return ""
 
@@ -86,6 +91,32 @@ def test_a_reader_has_no_client_that_could_write_and_takes_nobodys() -> None:
     kind = Nameless(ceph, 1)
     Clients(ceph, "here").attach(kind, Attachment(IMAGE, read_only=True), None)  # type: ignore[arg-type]
     assert ceph.recorded == []
+
+
+class Refusing(Watched):
+    """The volume was taken from the node: nothing is recorded for it."""
+
+    def record_client(self, volume: VolumeId, node: str, address: str, credentials: Credentials | None = None) -> None:
+        raise NotFound(f"volume {volume} on node {node}")
+
+
+@pytest.mark.parametrize("ceph", [Watched([f"{OURS}0"], [f"{OURS}0"]), Refusing([f"{OURS}0"], [f"{OURS}0"])])
+def test_who_takes_a_lost_device_over_is_recorded_or_ended(ceph: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "is_read_only", lambda device: False)
+    kind = Nameless(ceph, 0)
+    refused = pytest.raises(NotFound) if isinstance(ceph, Refusing) else nullcontext()
+    with refused:
+        Clients(ceph, "here").take_over(kind, Attachment(IMAGE), None)  # type: ignore[arg-type]
+    living = [] if isinstance(ceph, Refusing) else [f"{OURS}1"]
+    assert (ceph.watchers[1:], ceph.recorded[1:]) == (living, living)
+
+
+def test_a_device_is_not_taken_over_where_its_client_can_not_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "is_read_only", lambda device: False)
+    ceph = Watched([f"{OURS}0"], [f"{OURS}0"])
+    with pytest.raises(Unavailable, match="which client"):
+        Clients(ceph, "here").take_over(Nameless(ceph, 1), Attachment(IMAGE), None)  # type: ignore[arg-type]
+    assert (ceph.watchers, ceph.recorded) == ([f"{OURS}0", f"{THEIRS}1"], [f"{OURS}0"])
 
 
 def test_a_node_tells_how_many_volumes_it_takes() -> None:
