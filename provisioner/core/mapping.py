@@ -66,21 +66,23 @@ def check_map_options(text: str, mounter: str) -> None:
     if options and mounter in _WITHOUT_OPTIONS:
         raise InvalidRequest("mapOptions", text, f"mounter {mounter} has none")
     if mounter == "rbd-nbd":
-        nbd_options(options)
+        nbd_options(options, text)
     for option in _split(options_for("rbd", text)) if mounter in ("rbd", "auto") else ():
         if why := _refusal(option):
             raise InvalidRequest("mapOptions", text, f"{option}: {why}")
 
 
-def nbd_options(options: str) -> dict[str, str]:
-    """Read options of rbd-nbd(8), `io-timeout=30,exclusive`. Raises InvalidRequest for what is none, or not for a class."""
+def nbd_options(options: str, said: str = "") -> dict[str, str]:
+    """Read options of rbd-nbd(8), `io-timeout=30,exclusive`. Raises InvalidRequest for what is none, of what the class `said`."""
     found = {}
     for option in _split(options):
         name, equals, value = option.partition("=")
         if name not in (*_NBD_FLAGS, *_NBD_NUMBERS):
-            raise InvalidRequest("mapOptions", options, f"{option}: known are {', '.join(sorted((*_NBD_FLAGS, *_NBD_NUMBERS)))}")
+            raise InvalidRequest(
+                "mapOptions", said or options, f"{option}: known are {', '.join(sorted((*_NBD_FLAGS, *_NBD_NUMBERS)))}"
+            )
         if why := _whole(value) if name in _NBD_NUMBERS else "takes no value" if equals else "":
-            raise InvalidRequest("mapOptions", options, f"{option}: {why}")
+            raise InvalidRequest("mapOptions", said or options, f"{option}: {why}")
         found[name] = value
     return found
 
