@@ -1,4 +1,4 @@
-"""Images mapped by a kernel, in a guest with Debian's, through the node's socket. About 280 s of one processor.
+"""Images mapped by a kernel, in a guest with Debian's, through the node's socket. About 300 s of one processor.
 
 The guest is emulated: whatever waits here has long deadlines, and one test does several things to one volume.
 """

@@ -1,4 +1,4 @@
-"""rbd-nbd in the guest: `mounter: rbd-nbd`, and what becomes of it when its processes end. About 150 s of one processor."""
+"""rbd-nbd in the guest: `mounter: rbd-nbd`, and what becomes of it when its processes end. About 80 s of one processor."""
 
 import uuid
 from collections.abc import Iterator
