@@ -138,6 +138,7 @@ def stage_request(request: csi_pb2.NodeStageVolumeRequest) -> Stage:
         read_only=capability.access_mode.mode in _READERS or request.publish_context.get("readOnly") == "true",
         mounter=context.get("mounter", ""),
         map_options=context.get("mapOptions", ""),
+        unmap_options=context.get("unmapOptions", ""),
         credentials=convert.credentials(request.secrets),
         encryption=_encryption(request),
         recorded=bool(request.publish_context),

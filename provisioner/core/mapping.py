@@ -5,7 +5,7 @@ more than EINVAL, on some node, much later.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from provisioner.core.errors import InvalidRequest
 
@@ -87,8 +87,13 @@ def nbd_options(options: str, said: str = "") -> dict[str, str]:
     return found
 
 
+def is_forced(text: str) -> bool:
+    """Whether these `unmapOptions` have the kernel unmap a device that a process still has open."""
+    return "force" in _split(options_for("rbd", text, "unmapOptions"))
+
+
 def check_unmap_options(text: str, mounter: str) -> None:
-    """Raise InvalidRequest for what no kernel knows. `force` is accepted: see docs/node.md for what becomes of it."""
+    """Raise InvalidRequest for what no kernel knows."""
     for option in _split(options_for("rbd", text, "unmapOptions")) if mounter in ("rbd", "auto") else ():
         if option != "force":
             raise InvalidRequest("unmapOptions", text, f"{option}: the kernel knows force only")
@@ -99,6 +104,21 @@ def check_location(field: str, text: str) -> str:
     if text and (why := _location(text)):
         raise InvalidRequest(field, text, why)
     return text
+
+
+def location_of(labels: Mapping[str, str], wanted: Sequence[str]) -> str:
+    """Where a Kubernetes node is in CRUSH, by those of its labels: `zone:a|host:b`; "" where it bears none of them.
+
+    A bucket's type is a label's last part, with `host` for `hostname`; its name is the label's value, with dashes for the dots of
+    a host's name, as Rook names hosts.
+    """
+    buckets = []
+    for label in wanted:
+        kind = label.rpartition("/")[2]
+        if not (name := labels.get(label, "")):
+            continue
+        buckets.append(f"host:{name.replace('.', '-')}" if kind == "hostname" else f"{kind}:{name}")
+    return check_location("--crush-location-labels", "|".join(buckets))
 
 
 def _refusal(option: str) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from provisioner.core.attachments import Attachments
 from provisioner.core.errors import InvalidRequest
 from provisioner.core.keys import VolumeKeys
-from provisioner.core.mapping import check_location
 from provisioner.core.single_flight import SingleFlight
 from provisioner.host.clients import Clients
 from provisioner.host.commands import Commands
@@ -14,6 +13,7 @@ from provisioner.host.devices.krbd import KrbdDevices
 from provisioner.host.devices.nbd import NbdDevices
 from provisioner.host.errand import Errand
 from provisioner.host.filesystem import FileSystems
+from provisioner.host.locality import Locality
 from provisioner.host.luks import Luks
 from provisioner.host.mounts import Mounts
 from provisioner.host.node import Node
@@ -28,12 +28,12 @@ def host_node(
     flights: SingleFlight,
     keys: Keys,
     mounter: str = "auto",
-    read_affinity: str = "",
+    locality: Locality | None = None,
 ) -> Node:
     """The node of this machine; `mounter` is tried first for volumes that name none. Raises InvalidRequest."""
     commands = Commands()
     mounts = Mounts(commands)
-    kinds = _kinds(commands, mounts, run_directory, mounter, read_affinity)
+    kinds = _kinds(commands, mounts, run_directory, mounter, locality or Locality())
     return Node(images, clients, kinds, FileSystems(commands), Luks(commands), mounts, flights, keys)
 
 
@@ -42,19 +42,13 @@ def key_rotation(
 ) -> Rotation:
     """What gives volumes of this machine other keys. Raises InvalidRequest."""
     commands = Commands()
-    kinds = _kinds(commands, Mounts(commands), run_directory, mounter, "")
+    kinds = _kinds(commands, Mounts(commands), run_directory, mounter, Locality())
     return Rotation(images, keys, kinds, Luks(commands), Errand(attachments, "rotate-key"))
 
 
-def _kinds(commands: Commands, mounts: Mounts, run_directory: Path, mounter: str, read_affinity: str) -> list[Kind]:
-    kernel, files = KrbdDevices(commands, _nearest(read_affinity)), FuseDevices(run_directory / "fuse", commands, mounts)
+def _kinds(commands: Commands, mounts: Mounts, run_directory: Path, mounter: str, locality: Locality) -> list[Kind]:
+    kernel, files = KrbdDevices(commands, locality.options), FuseDevices(run_directory / "fuse", commands, mounts)
     kinds: list[Kind] = [kernel, NbdDevices(commands, mounts), files]
     if mounter != "auto" and mounter not in [kind.name for kind in kinds]:
         raise InvalidRequest("--mounter", mounter, f"must be one of {', '.join(kind.name for kind in kinds)}, auto")
     return sorted(kinds, key=lambda kind: kind.name != mounter)
-
-
-def _nearest(location: str) -> str:
-    """Options to read from the replica that is nearest to a CRUSH location, `rack:a|host:b`. Raises InvalidRequest."""
-    where = check_location("--read-affinity", location)
-    return f"read_from_replica=localize,crush_location={where}" if where else ""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.core.errors import InUse, InvalidRequest, Unavailable, Unfit
+from provisioner.core.errors import InUse, InvalidRequest, OutOfSpace, Unavailable, Unfit
 from provisioner.host.commands import CommandFailed, Commands
 
 _SECONDS = 60.0
@@ -79,6 +79,22 @@ def check_path(field: str, text: str) -> Path:
         if not isinstance(error, FileNotFoundError) and error.errno not in DEAD:
             raise InvalidRequest(field, text, error.strerror or str(error)) from error
     return path.parent.resolve() / path.name
+
+
+def make_place(field: str, path: Path, *, is_file: bool = False, parents: bool = False) -> None:
+    """Make the directory or the file that something is to be mounted on; there already is fine.
+
+    Raises OutOfSpace where the node's own disk is full, and InvalidRequest.
+    """
+    try:
+        if is_file:
+            path.touch(mode=0o640)
+        else:
+            path.mkdir(mode=0o750, exist_ok=True, parents=parents)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace(f"{path.parent} on this node") from error
+        raise InvalidRequest(field, path, error.strerror or str(error)) from error
 
 
 class Mounts:

@@ -13,14 +13,14 @@ from pathlib import Path
 from provisioner.core.encryption import Encryption
 from provisioner.core.errors import AlreadyExists, Conflict, InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable, Unfit
 from provisioner.core.ids import VolumeId
-from provisioner.core.mapping import options_for
+from provisioner.core.mapping import is_forced, options_for
 from provisioner.core.model import Credentials, Opening
 from provisioner.core.single_flight import SingleFlight
 from provisioner.host import blocks
 from provisioner.host.clients import Clients
 from provisioner.host.filesystem import HEAD, TAIL, FileSystems, Wanted, mount_options
 from provisioner.host.luks import KIND, Luks
-from provisioner.host.mounts import Mount, Mounts, check_path
+from provisioner.host.mounts import Mount, Mounts, check_path, make_place
 from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment, Images, Keys, Kind
 from provisioner.host.requests import Publish, Stage
@@ -135,7 +135,7 @@ class Node:
             kind = attached[0]
         options = options_for(kind.name, request.map_options)
         try:
-            attachment = Attachment(image, request.read_only, options)
+            attachment = Attachment(image, request.read_only, options, is_forced(request.unmap_options))
             if request.recorded:
                 self._clients.attach(kind, attachment, request.credentials)
             device = kind.attach(attachment)
@@ -192,7 +192,7 @@ class Node:
         kind, fresh = self._file_system(request, wanted, image, device, blank=blank)
         if not fresh and not request.read_only:
             self._file_systems.check(device, kind)
-        path.mkdir(mode=0o750, exist_ok=True)
+        make_place("staging_target_path", path)
         untouched = request.read_only and blocks.is_read_only(device)
         options = mount_options(kind, request.flags, read_only=request.read_only, untouched=untouched)
         self._mounts.mount(device, path, kind, options)
@@ -290,13 +290,7 @@ class Node:
         self._bind(device if request.block else staging, target, block=request.block, read_only=request.read_only)
 
     def _bind(self, shown: Path, target: Path, *, block: bool, read_only: bool) -> None:
-        try:
-            if block:
-                target.touch(mode=0o640)
-            else:
-                target.mkdir(mode=0o750, exist_ok=True)
-        except OSError as error:
-            raise InvalidRequest("target_path", target, error.strerror or str(error)) from error
+        make_place("target_path", target, is_file=block)
         try:
             self._mounts.bind(shown, target, read_only=read_only)
         except ProvisionerError:

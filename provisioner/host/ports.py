@@ -16,6 +16,8 @@ class Attachment:
     image: Opening
     read_only: bool = False
     options: str = ""
+    forced: bool = False
+    """To be detached also while a process has the device open, by a kind that can."""
 
 
 class Images(Protocol):

@@ -21,6 +21,7 @@ class Stage:
     mounter: str = ""
     """The kind of device, "" for the first that this host has."""
     map_options: str = ""
+    unmap_options: str = ""
     credentials: Credentials | None = None
     encryption: Encryption | None = None
     recorded: bool = False

@@ -2,10 +2,12 @@
 
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
+import provisioner
 from provisioner import wiring
 from provisioner.ceph.attachments import CephAttachments
 from provisioner.ceph.cluster import Clusters
@@ -13,12 +15,12 @@ from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.places import Places
 from provisioner.config import ConfigFile
 from provisioner.core.attachments import Attachments
-from provisioner.core.errors import InvalidRequest
+from provisioner.core.errors import InvalidRequest, ProvisionerError
 from provisioner.core.ids import VolumeId
 from provisioner.core.keys import VolumeKeys
 from provisioner.host.build import host_node, key_rotation
 from provisioner.host.clients import Clients
-from provisioner.host.node import Node
+from provisioner.host.locality import Labels, Locality
 from provisioner.kms.build import KeyServices
 from provisioner.observe.http import StatusServer
 
@@ -34,7 +36,14 @@ log = logging.getLogger(__name__)
 @click.option("--run-directory", default="/run/ceph-provisioner", show_default=True, type=click.Path(path_type=Path))
 @click.option("--topology", multiple=True, metavar="KEY=VALUE", help="Where this node is; may be given several times.")
 @click.option("--kubelet-registration", default="", metavar="DIR", help="The kubelet's plugins_registry, to register there.")
-@click.option("--read-affinity", default="", metavar="rack:R|host:H", help="CRUSH location: read from the nearest replica.")
+@click.option(
+    *("--crush-location", "--read-affinity", "location"),
+    default="",
+    metavar="rack:R|host:H",
+    help="Where this node is in CRUSH, to read from the nearest replica.",
+)
+@click.option("--crush-location-labels", default="", metavar="LABEL,...", help="The node's labels in Kubernetes that say so.")
+@click.option("--kubeconfig", "kubeconfig_file", default="", help="For those labels; in a pod, the service account if left out.")
 @click.option("--max-volumes", default=0, type=click.IntRange(0), help="How many volumes this node takes; 0: any number.")
 @click.pass_obj
 def node(
@@ -47,7 +56,9 @@ def node(
     run_directory: Path,
     topology: tuple[str, ...],
     kubelet_registration: str,
-    read_affinity: str,
+    location: str,
+    crush_location_labels: str,
+    kubeconfig_file: str,
     max_volumes: int,
 ) -> None:
     """Serve CSI's Identity and Node: attach, format, mount and grow volumes on this machine."""
@@ -63,7 +74,9 @@ def node(
     images = NodeImages(places.clusters)
     clients = Clients(Attachments(CephAttachments(places)), node_id, max_volumes)
     keys = VolumeKeys(images, KeyServices(config.kms, process.metrics.on_kms).get)
-    volumes = host_node(images, clients, run_directory, process.flights(), keys, mounter, read_affinity)
+    wanted = [label.strip() for label in crush_location_labels.split(",") if label.strip()]
+    locality = Locality(location, wanted, _labels(kubeconfig_file, node_id, process) if wanted else None)
+    volumes = host_node(images, clients, run_directory, process.flights(), keys, mounter, locality)
     pulse = Pulse(config.clusters, places.ask)
     server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), process.metrics.on_rpc)
     registration, doors = Registration(driver_name, str(server.path)), [server]
@@ -71,7 +84,9 @@ def node(
         socket = f"unix://{kubelet_registration}/{driver_name}-reg.sock"
         doors.insert(0, serve_registration(registration, Listen(socket, permits=1, queue=1), process.metrics.on_rpc))
     status = StatusServer(listen, process.metrics, registration.refusals, list)
-    joining = threading.Thread(target=_stay_joined, args=(process.stop, volumes, config, dict(place.topology)), daemon=True)
+    joins: list[Callable[[], list[str]]] = [lambda: volumes.join(list(config.clusters()), dict(place.topology))]
+    joins += [lambda: _looked(locality)] if wanted else []
+    joining = threading.Thread(target=_stay_joined, args=(process.stop, joins), daemon=True)
     # without it, controllers would take this process for dead and have Ceph cut it off
     beating = threading.Thread(target=places.heartbeat, args=(process.stop,), name="heartbeat", daemon=True)
     ends = [*(door.drain for door in doors), places.leave]
@@ -108,14 +123,37 @@ def rotate_key(
     click.echo(f"{volume} has another key")
 
 
-def _stay_joined(stop: threading.Event, volumes: Node, config: ConfigFile, topology: dict[str, str]) -> None:
-    """Have every cluster know this node: at once, soon again where that fails, and now and then for clusters that came later."""
+def _stay_joined(stop: threading.Event, joins: Sequence[Callable[[], list[str]]]) -> None:
+    """Have every cluster know this node, and the node where it is: at once, soon again where that fails, and now and then."""
     pause = 0.0
     while not stop.wait(pause):
-        failed = volumes.join(list(config.clusters()), topology)
+        failed = [why for join in joins for why in join()]
         for why in failed:
-            log.warning("not known in cluster %s", why)
+            log.warning("not joined: %s", why)
         pause = 5.0 if failed else 300.0
+
+
+def _looked(locality: Locality) -> list[str]:
+    """Read the node's labels; gives why not."""
+    from provisioner.kube.errors import KubeError
+
+    try:
+        locality.look()
+    except (KubeError, ProvisionerError) as error:
+        return [f"where it is, by its labels: {error}"]
+    return []
+
+
+def _labels(kubeconfig_file: str, node_id: str, process: wiring.Process) -> Labels:
+    """What reads the labels of the Kubernetes node of that name."""
+    # imported here: a node that was not asked to never talks to Kubernetes
+    from provisioner.kube import kubeconfig
+    from provisioner.kube.resources import NODES
+    from provisioner.kube.transport import Api, Limits
+
+    agent = f"ceph-provisioner/{provisioner.__version__}"
+    api = Api(kubeconfig.load(kubeconfig_file), agent, Limits(connections=1), process.metrics.on_call)
+    return lambda: dict(api.get(NODES.path(name=node_id))["metadata"].get("labels") or {})
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -230,6 +230,19 @@ def test_after_a_fence_the_node_maps_with_another_client_and_noshare_has_one_for
         assert guest.traces(str(volume)) == []
 
 
+def test_a_device_that_a_process_has_open_is_unmapped_where_the_class_forces_it_and_reads_may_be_local(
+    guest: GuestNode, ceph: Ceph
+) -> None:
+    volume, block = new_image(ceph, 64 * MIB), capability(block=True)
+    near = "krbd:read_from_replica=localize,crush_location=zone:a|host:guest"
+    guest.stage(volume, block, volume_context={"mapOptions": near, "unmapOptions": "krbd:force"})
+    assert near.removeprefix("krbd:") in guest.run("cat /sys/bus/rbd/devices/*/config_info")
+    guest.run("device=$(ls /dev/rbd[0-9]* | head -n1); sleep 600 <$device >/dev/null 2>&1 & echo $! >/run/holder")
+    guest.unstage(volume)
+    assert guest.traces(volume) == []
+    guest.run("kill $(cat /run/holder)")
+
+
 def test_a_lock_that_can_not_move_refuses_online_growth_and_snapshots(guest: GuestNode, ceph: Ceph) -> None:
     """Why `exclusive` is not a default."""
     volume, block = new_image(ceph, 64 * MIB), capability(block=True)

@@ -17,7 +17,7 @@ from provisioner.core.model import Opening
 from provisioner.host.blocks import loops_on, size_of, tag
 from provisioner.host.commands import CommandFailed, Commands
 from provisioner.host.devices.qmp import connected, listener
-from provisioner.host.mounts import Mounts
+from provisioner.host.mounts import Mounts, make_place
 from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment
 from provisioner.host.processes import ended, until
@@ -124,8 +124,8 @@ class FuseDevices:
 
     def _start(self, attachment: Attachment) -> None:
         file, image = self._file(attachment.image.volume), attachment.image
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file.touch(mode=0o600)
+        make_place("--run-directory", file.parent, parents=True)
+        make_place("--run-directory", file, is_file=True)
         key = os.memfd_create("key", 0)
         try:
             os.write(key, image.credentials.key.encode())

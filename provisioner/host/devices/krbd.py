@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from provisioner.host.ports import Attachment
 BUS = Path("/sys/bus/rbd")
 _MAP_SECONDS, _UNMAP_SECONDS, _GROW_SECONDS = 60.0, 20.0, 15.0
 _MONITOR_SECONDS = 30
+_FORCED = ".force"
 _V2_PORT = "3300"
 _OURS_TO_SAY = frozenset(("name", "key", "secret", "fsid", "_pool_ns", "pool_ns", "ro", "read_only", "rw", "read_write"))
 
@@ -36,8 +38,8 @@ class KrbdDevices:
 
     name = "rbd"
 
-    def __init__(self, commands: Commands, more_options: str = "", bus: Path = BUS) -> None:
-        """`more_options` go into every mapping: where the node is, for reads from the nearest replica."""
+    def __init__(self, commands: Commands, more_options: Callable[[], str] = str, bus: Path = BUS) -> None:
+        """`more_options` tells what goes into every mapping: where the node is, for reads from the nearest replica."""
         self._commands, self._patience, self._bus, self._more = commands, Patience(), bus, more_options
 
     def missing(self) -> str:
@@ -67,21 +69,23 @@ class KrbdDevices:
             return found
         if by_hand := [entry.name for entry in self._entries() if _shows(entry, image)]:
             raise InUse(f"image {volume}", [f"a mapping made by hand, /dev/rbd{by_hand[0]}"])
-        options = map_options(attachment, self._more)
+        options = map_options(attachment, self._more())
         try:
-            self._map(image, options)
+            self._map(attachment, options)
         except BrokenPipeError:  # the kernel's shared client was fenced: a client of its own is a new one
-            self._map(image, f"{options},noshare")
+            self._map(attachment, f"{options},noshare")
         found = self.find(volume)
         if found is None:
             raise Unavailable(f"image {volume} was mapped, and its device is gone again")
         return found
 
     def detach(self, volume: VolumeId) -> None:
-        """Unmap what bears the volume's tag. InUse while the device is open."""
+        """Unmap what bears the volume's tag. InUse while the device is open, unless it was mapped to be forced."""
         deadline, pause = time.monotonic() + _UNMAP_SECONDS, threading.Event()
         while device := self.find(volume):
-            unmap = partial(self._write, "remove", device.name.removeprefix("rbd"))
+            number = device.name.removeprefix("rbd")
+            words = f"{number} force" if _is_forced(self._bus / "devices" / number, volume) else number
+            unmap = partial(self._write, "remove", words)
             try:
                 self._patience.call(f"unmapping {volume}", _UNMAP_SECONDS, unmap)
             except OSError as error:
@@ -121,12 +125,12 @@ class KrbdDevices:
         devices = self._bus / "devices"
         return sorted(devices.iterdir()) if devices.is_dir() else []
 
-    def _map(self, image: Opening, options: str) -> None:
-        place = image.volume.place
+    def _map(self, attachment: Attachment, options: str) -> None:
+        image, place = attachment.image, attachment.image.volume.place
         words = f"{','.join(image.monitors)} {options} {place.pool} {image.volume.image} -"
 
         def work() -> None:
-            with offered_key(tag(image.volume), _secret(image)):
+            with offered_key(_key_name(attachment), _secret(image)):
                 self._write("add", words)
 
         try:
@@ -143,7 +147,7 @@ class KrbdDevices:
 def map_options(attachment: Attachment, more: str = "") -> str:
     """The options of a mapping, ours and the asker's. Raises InvalidRequest for those that are ours to say."""
     image, place = attachment.image, attachment.image.volume.place
-    ours = [f"name={image.credentials.user}", f"key={tag(image.volume)}"]
+    ours = [f"name={image.credentials.user}", f"key={_key_name(attachment)}"]
     ours += [f"_pool_ns={place.namespace}"] if place.namespace else []
     ours += ["ro"] if attachment.read_only else []
     asked = [option.strip() for option in f"{more},{attachment.options}".split(",") if option.strip()]
@@ -164,8 +168,21 @@ def _secret(image: Opening) -> bytes:
         raise Denied(f"image {image.volume} to client.{image.credentials.user}: the key is malformed") from error
 
 
+def _key_name(attachment: Attachment) -> str:
+    """The name of the mapping's key: the one thing that the kernel keeps for us. It tells the volume, and how to unmap it."""
+    return tag(attachment.image.volume) + (_FORCED if attachment.forced else "")
+
+
 def _bears(entry: Path, volume: VolumeId) -> bool:
-    return f"key={tag(volume)}" in _told(entry, "config_info").replace(" ", ",").split(",")
+    return f"key={tag(volume)}" in _words(entry) or _is_forced(entry, volume)
+
+
+def _is_forced(entry: Path, volume: VolumeId) -> bool:
+    return f"key={tag(volume)}{_FORCED}" in _words(entry)
+
+
+def _words(entry: Path) -> list[str]:
+    return _told(entry, "config_info").replace(" ", ",").split(",")
 
 
 def _shows(entry: Path, image: Opening) -> bool:

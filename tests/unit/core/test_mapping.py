@@ -3,7 +3,7 @@
 import pytest
 
 from provisioner.core.errors import InvalidRequest
-from provisioner.core.mapping import check_location, check_map_options, check_unmap_options
+from provisioner.core.mapping import check_location, check_map_options, check_unmap_options, is_forced, location_of
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,32 @@ def test_a_location_is_types_and_names() -> None:
     for wrong in ("host", "host:a,ro", "host:a|", "host:a name=admin"):
         with pytest.raises(InvalidRequest, match="--read-affinity"):
             check_location("--read-affinity", wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "forced"), [("", False), ("force", True), ("krbd:force", True), ("krbd:force;nbd:x", True), ("nbd:force", False)]
+)
+def test_force_is_the_kernels_to_do(text: str, *, forced: bool) -> None:
+    assert is_forced(text) == forced
+
+
+ZONE, HOST = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted", "location"),
+    [
+        ({ZONE: "a", HOST: "n1.example.com"}, [ZONE, HOST], "zone:a|host:n1-example-com"),
+        ({ZONE: "a", HOST: "n1"}, [HOST], "host:n1"),
+        ({ZONE: "a.b"}, [ZONE, HOST], "zone:a.b"),
+        ({"rack": "r1", ZONE: ""}, [ZONE, "rack"], "rack:r1"),
+        ({}, [ZONE], ""),
+    ],
+)
+def test_a_nodes_labels_say_where_it_is(labels: dict[str, str], wanted: list[str], location: str) -> None:
+    assert location_of(labels, wanted) == location
+
+
+def test_a_label_that_no_bucket_can_be_called_by_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="--crush-location-labels"):
+        location_of({"rack": "a,ro"}, ["rack"])

@@ -107,3 +107,9 @@ def test_every_file_that_a_kms_is_told_of_is_mounted(file: str, tmp_path: Path) 
     mounted = {mount["mountPath"]: mount["name"] for mount in found["volumeMounts"]}
     assert [path for path in told if str(Path(path).parent) not in mounted] == []
     assert set(mounted.values()) == {volume["name"] for volume in kms_pod(file)["volumes"]}
+
+
+def test_the_labels_that_say_where_a_node_is_are_an_option_of_the_node() -> None:
+    component = yaml.safe_load((OVERLAY.parents[1] / "components/read-affinity/kustomization.yaml").read_text())
+    (argument,) = [step["value"] for step in yaml.safe_load(component["patches"][0]["patch"]) if step["op"] == "add"]
+    assert argument.partition("=")[0] in options_of("node")

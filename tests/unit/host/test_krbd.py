@@ -63,6 +63,13 @@ def test_a_mapping_is_found_by_its_tag_and_no_other(tmp_path: Path) -> None:
     assert devices.address(VOLUME) == "10.0.0.9:0/77"
 
 
+def test_a_mapping_to_be_forced_says_so_in_the_name_of_its_key_and_is_found_all_the_same(tmp_path: Path) -> None:
+    options = map_options(Attachment(opening(), forced=True))
+    assert f"key={tag(VOLUME)}.force" in options.split(",")
+    mapping(tmp_path, 5, config_info=f"10.0.0.1:6789 {options} rbd pvc-1 -")
+    assert KrbdDevices(Commands(), bus=tmp_path).find(VOLUME) == Path("/dev/rbd5")
+
+
 def test_an_image_that_was_mapped_by_hand_is_in_use(tmp_path: Path) -> None:
     told = {"cluster_fsid": "fsid", "pool": "rbd", "pool_ns": "space", "name": "pvc-1", "current_snap": "-"}
     mapping(tmp_path, 4, config_info="10.0.0.1:6789 name=admin rbd pvc-1 -", **told)
