@@ -146,7 +146,7 @@ class Provisioner:
         if storage_class.is_connected and self._connected:
             source, minted = self._connected.give(claim, volume, storage_class)
             return self._maker.body_with(source, claim, volume, storage_class, minted)
-        handout, minted = self._handouts.give(claim, volume, storage_class, credentials)
+        handout, minted = self._handouts.give(claim, volume, storage_class, credentials, native=native)
         return self._maker.body(claim, volume, storage_class, handout, minted, native=native)
 
     def _checked(self, claim: Object, raw_class: Object) -> tuple[Class, Choice]:

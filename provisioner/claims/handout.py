@@ -52,9 +52,9 @@ class Handouts:
             self._keys.check(how)
 
     def give(
-        self, claim: Object, volume: Volume, storage_class: Class, credentials: Credentials | None
+        self, claim: Object, volume: Volume, storage_class: Class, credentials: Credentials | None, *, native: bool
     ) -> tuple[Handout, Minted]:
-        """Hand the volume out; the same again each time."""
+        """Hand the volume out, to kubelets or to a CSI node service; the same again each time."""
         if (how := kept_by_kms(storage_class.parameters.on_nodes)) is not None:
             sealed_with = self._classes.passphrase(storage_class)
             self._keys.provide(volume.id, replace(how, passphrase=sealed_with), credentials)
@@ -66,7 +66,7 @@ class Handouts:
             return Handout(tuple(monitors), given.user, secret), Minted()
         grant = self._volumes.publish(volume, credentials)
         secret = SecretRef(self._namespace, secret_name(volume_name(claim)))
-        self.write(secret, "kubernetes.io/rbd", _cephx(grant.credentials), volume)
+        self.write(secret, "kubernetes.io/rbd", _cephx(grant.credentials, native=native), volume)
         minted = Minted(grant.credentials.user, f"{secret.namespace}/{secret.name}")
         return Handout(tuple(grant.monitors), grant.credentials.user, secret), minted
 
@@ -90,13 +90,13 @@ class Handouts:
         return SecretRef(self._namespace, volume_name(claim) + _CONNECTION)
 
     def write(self, secret: SecretRef, kind: str, data: Mapping[str, str], volume: Volume) -> None:
-        """Have a Secret of this type and text; one that is there gets the text."""
+        """Have a Secret of this type and with these entries; one that is there gets them, and loses others."""
         body = _secret(secret, kind, data, volume)
         try:
             self._api.create(SECRETS.path(secret.namespace), body)
         except AlreadyExists:
             path = SECRETS.path(secret.namespace, secret.name)
-            self._api.patch(path, {"data": body["data"]})
+            self._api.patch(path, [{"op": "add", "path": "/data", "value": body["data"]}], "json")
 
 
 _SUFFIX, _CONNECTION = "-cephx", "-connection"
@@ -107,9 +107,9 @@ def secret_name(volume: str) -> str:
     return volume + _SUFFIX
 
 
-def _cephx(credentials: Credentials) -> Mapping[str, str]:
-    """What the kubelet's rbd plugin reads; `userID` and `userKey` are what CSI nodes read."""
-    return {"key": credentials.key, "userID": credentials.user, "userKey": credentials.key}
+def _cephx(credentials: Credentials, *, native: bool) -> Mapping[str, str]:
+    """What a CSI node reads, or the kubelet's rbd plugin: which takes any entry for the key, so that there must be one only."""
+    return {"key": credentials.key} if native else {"userID": credentials.user, "userKey": credentials.key}
 
 
 def _secret(secret: SecretRef, kind: str, data: Mapping[str, str], volume: Volume) -> Object:

@@ -138,7 +138,7 @@ class TestCsi:
             "nodeStageSecretRef": {"namespace": NAMESPACE, "name": f"{name}-cephx"},
             "fsType": "ext4",
         }
-        assert {"userID", "userKey"} <= kubernetes.secret_data(NAMESPACE, f"{name}-cephx").keys()
+        assert kubernetes.secret_data(NAMESPACE, f"{name}-cephx").keys() == {"userID", "userKey"}
 
     def test_volumes_are_reclaimed_like_native_ones(self, ceph: Ceph, kubernetes: Kubernetes, provisioner: Program) -> None:
         claim = kubernetes.make_claim(kubernetes.make_class(provisioner.provisioner, {"pool": ceph.pool, "pvType": "csi"}))

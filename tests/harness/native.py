@@ -16,7 +16,7 @@ class NativeVolume:
     def __init__(self, guest: GuestNode, kubernetes: Kubernetes, volume: Object) -> None:
         self._guest, self.rbd = guest, volume["spec"]["rbd"]
         reference = self.rbd["secretRef"]
-        self.key = kubernetes.secret_data(reference["namespace"], reference["name"])["key"]
+        (self.key,) = kubernetes.secret_data(reference["namespace"], reference["name"]).values()
 
     def map(self, key: str = "") -> bool:
         """Map it, with its own key or another one; whether the kernel and Ceph let us."""
