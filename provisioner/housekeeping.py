@@ -1,4 +1,4 @@
-"""Background work beside every front end: say that we are alive, empty the trash, tidy up, flatten, at a measured pace."""
+"""Background work beside every front end: say that we are alive, empty the trash, tidy up, sweep, flatten, at a measured pace."""
 
 import logging
 import threading
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Housekeeping:
-    """Four threads over one store, until stopped."""
+    """Five threads over one store, until stopped."""
 
     def __init__(self, places: Places, store: CephStore, metrics: Metrics, per_second: float = 20.0, every: float = 3.0) -> None:
         """Purge at most `per_second` images, looking for new ones `every` so many seconds."""
@@ -28,6 +28,7 @@ class Housekeeping:
             threading.Thread(target=places.heartbeat, args=(self._stop,), name="heartbeat", daemon=True),
             threading.Thread(target=self._purge, name="purge", daemon=True),
             threading.Thread(target=self._reap, name="reap", daemon=True),
+            threading.Thread(target=self._sweep, name="sweep", daemon=True),
             threading.Thread(target=self._flatten, name="flatten", daemon=True),
         ]
 
@@ -63,6 +64,14 @@ class Housekeeping:
                     self._metrics.tombstones.labels(str(place)).set(done.kept)
                     for what in ("tombstones", "scrapped", "entries"):
                         self._metrics.reaped.labels(str(place), what).inc(getattr(done, what))
+
+    def _sweep(self) -> None:
+        while not self._stop.wait(self._every):
+            for place, done in self._store.sweep(self._pace):
+                if isinstance(done, ProvisionerError):
+                    log.warning("%s: %s; the sweep goes on later", place, done)
+                else:
+                    self._metrics.reaped.labels(str(place), "orphans").inc(done.removed)
 
     def _flatten(self) -> None:
         while not self._stop.wait(self._every):

@@ -156,6 +156,7 @@ def scrap(pool: rados.Ioctx, place: Place, name: str) -> None:
         return
     header = marks.read_header(pool, image_id)
     if header is None:
+        headers.remove_map(pool, image_id)
         names.unlist(pool, name, image_id)
         names.remove_id(pool, name, image_id)
         return

@@ -32,6 +32,13 @@ def errno_of(error: BaseException) -> int:
     return abs(int(getattr(error, "errno", None) or 0))
 
 
+def is_unanswered(error: BaseException | None) -> bool:
+    """Tell whether it came of a call that Ceph did not answer in time, and may do all the same."""
+    if error is None:
+        return False
+    return errno_of(error) == errno.ETIMEDOUT or is_unanswered(error.__cause__) or is_unanswered(error.__context__)
+
+
 def explain(error: BaseException, doing: str) -> ProvisionerError:
     """Turn a Ceph exception met while `doing` something into the core's error."""
     code = errno_of(error)

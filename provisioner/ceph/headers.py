@@ -158,6 +158,12 @@ def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
             pool.operate_write_op(operation, f"rbd_object_map.{image_id}")
 
 
+def remove_map(pool: rados.Ioctx, image_id: str) -> None:
+    """Remove the object map of an image whose header is gone; none is fine."""
+    with contextlib.suppress(rados.ObjectNotFound):
+        pool.remove_object(f"rbd_object_map.{image_id}")
+
+
 def parse_header(image_id: str, values: Mapping[str, bytes]) -> Header:
     """The header that these omap pairs make."""
 

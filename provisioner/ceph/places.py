@@ -114,7 +114,9 @@ class Places:
     def enrolled(self, place: Place, credentials: Credentials | None) -> Iterator[Room]:
         """Open a place for work that others may have to judge. Raises like `at`."""
         with self.at(place, credentials) as (connection, pool):
-            yield Room(connection, pool, self._registry(connection, pool, (place, credentials)))
+            registry = self._registry(connection, pool, (place, credentials))
+            with registry.watchful():
+                yield Room(connection, pool, registry)
 
     def worked_in(self) -> list[Key]:
         """Every place enrolled in since the start, and with which credentials."""

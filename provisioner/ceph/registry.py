@@ -26,10 +26,10 @@ from pathlib import Path
 import msgspec
 import rados
 
-from provisioner.ceph import wire
+from provisioner.ceph import suspects, wire
 from provisioner.ceph.cluster import Connection
-from provisioner.ceph.errors import errno_of, explained
-from provisioner.core.errors import Conflict, InvalidRequest, Unavailable
+from provisioner.ceph.errors import CEPH_ERRORS, errno_of, explained, is_unanswered
+from provisioner.core.errors import Conflict, InvalidRequest, ProvisionerError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +145,7 @@ class Registry:
         self._mine = this_process(connection.address)
         self._unended: dict[str, str] = {}
         """Tasks by the cookies of locks that Ceph may still have for us, though no thread is at it: it did not answer in time."""
+        self._suspect = False
 
     @property
     def instance(self) -> int:
@@ -175,11 +176,28 @@ class Registry:
         with explained("renewing the lock that says this process is alive"):
             self._renew(pool)
             self._end_unended(pool)
+            self._confess(pool)
 
     def leave(self, pool: rados.Ioctx) -> None:
         """Take this client off the list."""
         with explained("leaving the list of provisioner processes"):
+            self._confess(pool)
             _forget(pool, self._me)
+
+    @contextmanager
+    def watchful(self) -> Iterator[None]:
+        """Notice what of the block Ceph did not answer in time: a heartbeat, or our end, puts us among the `suspects` then."""
+        try:
+            yield
+        except (ProvisionerError, *CEPH_ERRORS) as error:
+            self._suspect = self._suspect or is_unanswered(error)
+            raise
+
+    def _confess(self, pool: rados.Ioctx) -> None:
+        if self._suspect:
+            self._suspect = False  # before the note: what happens meanwhile is noted anew
+            with self.watchful():
+                suspects.note(pool, self._me)
 
     @contextmanager
     def turn(self, pool: rados.Ioctx, task: str, seconds: int = LAPSE, patience: float = 0.0) -> Iterator["Turn | None"]:
@@ -264,6 +282,7 @@ class Registry:
         for task, owner, cookie in wire.lockers(pool, PROCESSES):
             if owner == int(instance) and not task.startswith(_PROCESS):
                 wire.break_lock(pool, PROCESSES, task, owner, cookie)
+        suspects.note(pool, instance)
         _forget(pool, instance)
 
     def _enter(self, pool: rados.Ioctx) -> None:

@@ -93,6 +93,7 @@ def _clear(pool: rados.Ioctx, wreck: Wreck) -> None:
     elif image_id is None and listed is not None:
         _clear_listing(pool, wreck, listed)
     elif image_id is not None and headers.read_header(pool, image_id) is None:
+        headers.remove_map(pool, image_id)
         names.unlist(pool, name, image_id)
         names.remove_id(pool, name, image_id)
 
@@ -109,8 +110,10 @@ def _clear_id(pool: rados.Ioctx, wreck: Wreck, image_id: str) -> None:
 
 def _clear_listing(pool: rados.Ioctx, wreck: Wreck, listed: str) -> None:
     """The directory alone: a removal or a move to the trash that lacks its last step, or an id object that got lost."""
-    name = wreck.id.image
-    if headers.read_header(pool, listed) is None or names.trash_entry(pool, listed) is not None:
+    name, header = wreck.id.image, headers.read_header(pool, listed)
+    if header is None or names.trash_entry(pool, listed) is not None:
+        if header is None:
+            headers.remove_map(pool, listed)
         names.unlist(pool, name, listed)
     else:
         names.write_id(pool, name, listed)

@@ -27,6 +27,7 @@ from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
 from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.headers import Header
+from provisioner.ceph.orphans import Sweep, Sweeper
 from provisioner.ceph.places import Key, Places, Room
 from provisioner.ceph.reaper import Reap, Reaper, Scrapping
 from provisioner.ceph.reservations import CephReservations
@@ -57,6 +58,7 @@ class CephStore:
         self._sightings = salvage.Sightings()
         self._bystanders = trash.Bystanders()
         self._reaper = Reaper()
+        self._sweeper = Sweeper()
 
     def find(self, volume: VolumeId, credentials: Credentials | None) -> Found:
         """Tell what the name holds."""
@@ -197,6 +199,10 @@ class CephStore:
             return self._reaper.walk(room, place, self._claimed(*key), pace, scrapping)
 
         return self._everywhere(walk)
+
+    def sweep(self, pace: Callable[[], bool]) -> Iterator[tuple[Place, Sweep | ProvisionerError]]:
+        """Look for orphaned headers and object maps in every place worked in, as `purge` walks."""
+        return self._everywhere(lambda room, key: self._sweeper.walk(room, key[0], pace))
 
     def flatten(self, go_on: Callable[[], bool], tell: flatten.Tell) -> Iterator[tuple[Place, flatten.Walk | ProvisionerError]]:
         """Flatten what is on the list of every place worked in, while `go_on`; `tell` hears how far it is."""

@@ -84,11 +84,11 @@ def omap_whole(pool: rados.Ioctx, obj: str) -> dict[str, bytes]:
     return values
 
 
-def omap_set(pool: rados.Ioctx, obj: str, key: str, value: str) -> None:
+def omap_set(pool: rados.Ioctx, obj: str, key: str, value: str, flags: int = 0) -> None:
     """Set the key, whatever it was."""
     with rados.WriteOpCtx() as operation:
         pool.set_omap(operation, (key,), (value.encode(),))
-        pool.operate_write_op(operation, obj)
+        pool.operate_write_op(operation, obj, flags=flags)
 
 
 def omap_replace(pool: rados.Ioctx, obj: str, key: str, value: str, expected: str, flags: int = 0) -> bool:

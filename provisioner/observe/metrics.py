@@ -40,7 +40,7 @@ class Metrics:
         self.kept = gauge("ceph_provisioner_trash_kept_images", told, ["pool"])
         told = "Deleted volumes whose snapshots are kept."
         self.tombstones = gauge("ceph_provisioner_tombstones", told, ["pool"])
-        told = "What nobody asks for any more and was tidied up: tombstones, half-built clones, entries of the snapshot index."
+        told = "What nobody asks for any more and was tidied up: tombstones, builds, entries of the snapshot index, orphans."
         self.reaped = counter("ceph_provisioner_reaped_total", told, ["pool", "what"])
         told = "Clones flattened in the background."
         self.flattened = counter("ceph_provisioner_flattened_images_total", told, ["pool"])

@@ -149,11 +149,6 @@ class Weather:
                 pause.wait(17 if self.count % 8 == 0 else dice.uniform(0.1, 5))
 
 
-def left(ceph: Ceph, pool: str) -> list[str]:
-    """What is left but object maps, of some bytes: what librbd no longer waits for may write one when its image is gone."""
-    return [each for each in leftovers(ceph, pool) if not each.startswith("rbd_object_map.")]
-
-
 def calm(controllers: list[CsiController], say: Callable[[str], None]) -> list[Footprint]:
     """What the controllers take once the last call is over, whoever still waited for it."""
     threading.Event().wait(4 * TIMEOUT)
@@ -183,7 +178,7 @@ def test_a_stall_costs_no_thread_no_memory_and_no_name(
     for asker in askers:
         asker.check()
         asker.delete_everything()
-    until(lambda: not left(ceph, pool), 120, "nothing is left", lambda: "\n".join(left(ceph, pool)[:40]), 1)
+    until(lambda: not leftovers(ceph, pool), 120, "nothing is left", lambda: "\n".join(leftovers(ceph, pool)[:40]), 1)
     for one, other in zip(before, after, strict=True):
         assert other.threads <= one.threads + FEW
         assert other.rss <= one.rss + MOST_GROWTH

@@ -212,6 +212,7 @@ def unexplained(pool: rados.Ioctx) -> set[str]:
         "ceph-provisioner.builds",
         "ceph-provisioner.flatten",
         "ceph-provisioner.groups",
+        "ceph-provisioner.suspects",
         PROCESSES,
     }
     known |= {f"ceph-provisioner.snapshots.{digit:x}" for digit in range(16)}

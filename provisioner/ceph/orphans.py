@@ -1,0 +1,161 @@
+"""The sweep: headers and object maps that no name, no entry in the trash and no image leads to.
+
+Only librbd knew their ids, so they can be found by looking at the names of all of a place's objects alone. That is done when
+`suspects` says that there may be some, after a stall or a death; in steps, and a tenth of the time at most.
+
+What goes: an object map without a header, a header that holds no image, and one of an image that a client on that list began to
+make, which bears no mark, no snapshot and no parent. An image is listed before its header is made, and until its header is
+gone; so what is on no list is nobody's, not even work under way.
+"""
+
+import errno
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import rados
+
+from provisioner.ceph import headers, marks, names, suspects, wire
+from provisioner.ceph.errors import errno_of, explained
+from provisioner.ceph.places import Room
+from provisioner.ceph.salvage import Sightings
+from provisioner.core.ids import Place
+
+log = logging.getLogger(__name__)
+
+MayGoOn = Callable[[], bool]
+"""Waits between two steps; False ends the walk."""
+LOCK = "sweep"
+_PAGE = 500
+_REST = 10
+"""Times that a sweep took, for which there is none after it."""
+_HEADER, _MAP = "rbd_header", "rbd_object_map"
+_CHANGED = (errno.ENOENT, errno.EINVAL, errno.ERANGE, errno.EOVERFLOW)
+"""What asserting a version of an object says that changed since, or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one walk did: objects removed."""
+
+    removed: int = 0
+    skipped: bool = False
+
+
+class Sweeper:
+    """Looks through one place after the other; remembers since when it knows of a suspect, and when it may look again."""
+
+    def __init__(self, settled: float = 10.0) -> None:
+        """A suspect is looked for `settled` seconds after it was first seen: what it has in flight arrives before."""
+        self._settled = settled
+        self._sightings = Sightings()
+        self._rested: dict[Place, float] = {}
+
+    def walk(self, room: Room, place: Place, may_go_on: MayGoOn) -> Sweep:
+        """Look through the place if there are suspects. `may_go_on` waits between two steps, False ends the walk."""
+        if time.monotonic() < self._rested.get(place, 0.0):
+            return Sweep(skipped=True)
+        with explained(f"sweeping {place}"):
+            if not self._due(room.pool):
+                return Sweep()
+            with room.registry.turn(room.pool, LOCK) as turn:
+                if turn is None:
+                    return Sweep(skipped=True)
+                began, renew = time.monotonic(), turn.renew
+                try:
+                    return _swept(room, self._due(room.pool), lambda: may_go_on() and renew())
+                finally:
+                    now = time.monotonic()
+                    self._rested[place] = now + _REST * (now - began)
+
+    def _due(self, pool: rados.Ioctx) -> dict[int, str]:
+        now = time.monotonic()
+        return {key: raw for key, raw in suspects.noted(pool).items() if now - self._sightings.since((key, raw)) >= self._settled}
+
+
+def _swept(room: Room, due: Mapping[int, str], may_go_on: MayGoOn) -> Sweep:
+    """The suspects stay on their list if not everything was seen."""
+    listing, removed = _Listing(room.pool, min(room.registry.timeout / 2, 2.0)), 0
+    for page in listing.pages():
+        removed += sum(_remove(room.pool, image_id, page[image_id], due) for image_id in _unlisted(room.pool, page))
+        if not may_go_on():
+            return Sweep(removed)
+    if listing.prompt:
+        for instance, entry in due.items():
+            suspects.clear(room.pool, instance, entry)
+    return Sweep(removed)
+
+
+class _Listing:
+    """The headers and object maps of a place."""
+
+    def __init__(self, pool: rados.Ioctx, promptly: float) -> None:
+        self._pool, self._promptly = pool, promptly
+        self.prompt = True
+        """False once Ceph was slow: then it may have stalled, or not have answered, which ends a listing without a word."""
+
+    def pages(self) -> Iterator[dict[str, list[str]]]:
+        """Objects by the image's id. Pages are of as many objects as were looked at, of whatever kind."""
+        page, asked = defaultdict[str, list[str]](list), time.monotonic()
+        for number, each in enumerate(self._pool.list_objects(), 1):
+            self._note(asked)
+            kind, _, rest = each.key.partition(".")
+            if kind in (_HEADER, _MAP):
+                page[rest.partition(".")[0]].append(each.key)
+            if number % _PAGE == 0:
+                yield page
+                page = defaultdict(list)
+            asked = time.monotonic()
+        self._note(asked)
+        yield page
+
+    def _note(self, asked: float) -> None:
+        self.prompt = self.prompt and time.monotonic() - asked < self._promptly
+
+
+def _unlisted(pool: rados.Ioctx, image_ids: Collection[str]) -> set[str]:
+    """Those that neither the directory nor the trash lists; an image that is moved between them is always in one."""
+    keys = {f"id_{each}" for each in image_ids}
+    for listed in (names.DIRECTORY, names.TRASH, names.DIRECTORY):
+        if keys:
+            keys -= wire.omap_values(pool, listed, *keys).keys()
+    return {key.removeprefix("id_") for key in keys}
+
+
+def _remove(pool: rados.Ioctx, image_id: str, objects: Collection[str], makers: Collection[int]) -> int:
+    """Remove what of these objects of an unlisted image is nobody's; how many."""
+    header = headers.header_object(image_id)
+    values = wire.omap_whole(pool, header)
+    version = pool.get_last_version()
+    if "order" in values and not _is_torso(headers.parse_header(image_id, values), makers):
+        return 0
+    going = [each for each in objects if each != header]
+    if header in objects:
+        if not _removed_as_seen(pool, header, version):
+            return 0
+        log.warning("%s was on no list, and is removed: Ceph did not answer its create in time", header)
+    for each in going:
+        pool.remove_object(each)
+        log.warning("%s had no image, and is removed", each)
+    return len(objects)
+
+
+def _is_torso(header: headers.Header, makers: Collection[int]) -> bool:
+    """Tell that the image was never more than begun, by one of these clients."""
+    untouched = marks.FINGERPRINT not in header.metadata and header.parent is None and not header.snap_seq
+    return untouched and any(names.is_made_by(header.image_id, maker) for maker in makers)
+
+
+def _removed_as_seen(pool: rados.Ioctx, obj: str, version: int) -> bool:
+    with rados.WriteOpCtx() as operation:
+        operation.assert_version(version)
+        operation.remove()
+        try:
+            pool.operate_write_op(operation, obj, flags=wire.FULL_FORCE)
+        except rados.Error as error:
+            if errno_of(error) in _CHANGED:
+                return False
+            raise
+    return True
