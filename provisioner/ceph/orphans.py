@@ -1,7 +1,7 @@
 """The sweep: headers and object maps that no name, no entry in the trash and no image leads to.
 
 Only librbd knew their ids, so they can be found by looking at the names of all of a place's objects alone. That is done when
-`suspects` says that there may be some, after a stall or a death; in steps, and a tenth of the time at most.
+`suspects` says that there may be some, after a stall or a death; in steps, and a sixth of the time at most.
 
 What goes: an object map without a header, a header that holds no image, and one of an image that a client on that list began to
 make, which bears no mark, no snapshot and no parent. An image is listed before its header is made, and until its header is
@@ -20,6 +20,7 @@ import rados
 from provisioner.ceph import headers, marks, names, suspects, wire
 from provisioner.ceph.errors import errno_of, explained
 from provisioner.ceph.places import Room
+from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.salvage import Sightings
 from provisioner.core.ids import Place
 
@@ -29,8 +30,6 @@ MayGoOn = Callable[[], bool]
 """Waits between two steps; False ends the walk."""
 LOCK = "sweep"
 _PAGE = 500
-_REST = 10
-"""Times that a sweep took, for which there is none after it."""
 _HEADER, _MAP = "rbd_header", "rbd_object_map"
 _CHANGED = (errno.ENOENT, errno.EINVAL, errno.ERANGE, errno.EOVERFLOW)
 """What asserting a version of an object says that changed since, or is gone."""
@@ -47,9 +46,12 @@ class Sweep:
 class Sweeper:
     """Looks through one place after the other; remembers since when it knows of a suspect, and when it may look again."""
 
-    def __init__(self, settled: float = 10.0) -> None:
-        """A suspect is looked for `settled` seconds after it was first seen: what it has in flight arrives before."""
-        self._settled = settled
+    def __init__(self, settled: float = 10.0, rest: float = 5.0) -> None:
+        """A suspect is looked for `settled` seconds after it was first seen: what it has in flight arrives before.
+
+        After a sweep there is none for `rest` times as long as it took.
+        """
+        self._settled, self._rest = settled, rest
         self._sightings = Sightings()
         self._rested: dict[Place, float] = {}
 
@@ -68,11 +70,11 @@ class Sweeper:
                     return _swept(room, self._due(room.pool), lambda: may_go_on() and renew())
                 finally:
                     now = time.monotonic()
-                    self._rested[place] = now + _REST * (now - began)
+                    self._rested[place] = now + self._rest * (now - began)
 
     def _due(self, pool: rados.Ioctx) -> dict[int, str]:
-        now = time.monotonic()
-        return {key: raw for key, raw in suspects.noted(pool).items() if now - self._sightings.since((key, raw)) >= self._settled}
+        noted = suspects.noted(pool).items()
+        return {key: raw for key, raw in noted if self._sightings.since((key, raw)) + self._settled <= time.monotonic()}
 
 
 def _swept(room: Room, due: Mapping[int, str], may_go_on: MayGoOn) -> Sweep:
@@ -82,25 +84,33 @@ def _swept(room: Room, due: Mapping[int, str], may_go_on: MayGoOn) -> Sweep:
         removed += sum(_remove(room.pool, image_id, page[image_id], due) for image_id in _unlisted(room.pool, page))
         if not may_go_on():
             return Sweep(removed)
-    if listing.prompt:
+    if listing.whole:
         for instance, entry in due.items():
             suspects.clear(room.pool, instance, entry)
     return Sweep(removed)
 
 
 class _Listing:
-    """The headers and object maps of a place."""
+    """The headers and object maps of a place.
+
+    A listing that Ceph does not answer in time, or does not allow, ends without a word.
+    """
 
     def __init__(self, pool: rados.Ioctx, promptly: float) -> None:
         self._pool, self._promptly = pool, promptly
-        self.prompt = True
-        """False once Ceph was slow: then it may have stalled, or not have answered, which ends a listing without a word."""
+        self._prompt, self._begun = True, False
+
+    @property
+    def whole(self) -> bool:
+        """Tell, after the last page, that it had all: never slow, as in a stall, and with an object that surely is there."""
+        return self._prompt and self._begun
 
     def pages(self) -> Iterator[dict[str, list[str]]]:
         """Objects by the image's id. Pages are of as many objects as were looked at, of whatever kind."""
         page, asked = defaultdict[str, list[str]](list), time.monotonic()
         for number, each in enumerate(self._pool.list_objects(), 1):
             self._note(asked)
+            self._begun = self._begun or each.key == PROCESSES
             kind, _, rest = each.key.partition(".")
             if kind in (_HEADER, _MAP):
                 page[rest.partition(".")[0]].append(each.key)
@@ -112,7 +122,7 @@ class _Listing:
         yield page
 
     def _note(self, asked: float) -> None:
-        self.prompt = self.prompt and time.monotonic() - asked < self._promptly
+        self._prompt = self._prompt and time.monotonic() - asked < self._promptly
 
 
 def _unlisted(pool: rados.Ioctx, image_ids: Collection[str]) -> set[str]:

@@ -196,8 +196,11 @@ class Registry:
     def _confess(self, pool: rados.Ioctx) -> None:
         if self._suspect:
             self._suspect = False  # before the note: what happens meanwhile is noted anew
-            with self.watchful():
+            try:
                 suspects.note(pool, self._me)
+            except rados.Error:
+                self._suspect = True
+                raise
 
     @contextmanager
     def turn(self, pool: rados.Ioctx, task: str, seconds: int = LAPSE, patience: float = 0.0) -> Iterator["Turn | None"]:

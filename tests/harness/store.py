@@ -98,6 +98,13 @@ class Provisioner:
         sums = {each.name: sum(getattr(reap, each.name) for reap in reaps) for each in fields(Reap) if each.name != "skipped"}
         return Reap(**sums, skipped=any(reap.skipped for reap in reaps))
 
+    def sweep(self) -> int:
+        """Look for orphans once everywhere; objects removed."""
+        walks = [done for _, done in self.store.sweep(lambda: True)]
+        errors = [done for done in walks if isinstance(done, Exception)]
+        assert not errors, errors
+        return sum(walk.removed for walk in walks)  # type: ignore[union-attr]
+
     def flatten(self) -> int:
         """Work off the lists; how many images were flattened."""
         walks = [done for _, done in self.store.flatten(lambda: True, lambda *_: None)]
