@@ -84,9 +84,9 @@ def test_after_fifty_kills_every_account_is_even(
     program.with_options("--lease", f"{pool}-last").start()
     crowd.wait_settled(120)
     assert crowd.wrong_sizes() == []
-    assert crowd.unaccounted_objects(living=1) == []
+    crowd.wait_accounted(living=1)
     say("all of them go")
     crowd.delete_all()
     crowd.wait_settled(120)
     assert (crowd.claims(), crowd.volumes(), ceph.images(pool)) == ([], [], [])
-    assert crowd.unaccounted_objects(living=1) == []
+    crowd.wait_accounted(living=1)

@@ -76,4 +76,4 @@ def test_claims_wait_with_a_reason_and_are_bound_soon_after(
     assert max(seconds for _, seconds in probe.answers) < 1
     assert len(probe.answers) > FREEZE
     assert (len(crowd.volumes()), crowd.wrong_sizes()) == (25, [])
-    assert crowd.unaccounted_objects(living=1) == []
+    crowd.wait_accounted(living=1)

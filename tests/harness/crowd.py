@@ -10,7 +10,7 @@ from tests.harness.ceph import Ceph
 from tests.harness.kubernetes import Kubernetes
 from tests.harness.waiting import until
 
-_OURS_FOR_EVER = ("ceph-provisioner.processes", "ceph-provisioner.purge")
+_OURS_FOR_EVER = ("ceph-provisioner.processes", "ceph-provisioner.purge", "ceph-provisioner.suspects")
 _OF_THE_POOL = ("rbd_directory", "rbd_info", "rbd_trash", "rbd_children", "rbd_mirroring", "rbd_namespace")
 
 
@@ -80,6 +80,12 @@ class Crowd:
         left = [name for name in self.ceph.objects(self.pool) if name not in fine]
         processes = [name for name in left if name.startswith("ceph-provisioner.process.")]
         return [name for name in left if name not in processes] + processes[living:]
+
+    def wait_accounted(self, living: int) -> None:
+        """Wait until every object is accounted for; a stall's orphans are looked for a while after it."""
+        until(
+            lambda: not self.unaccounted_objects(living), 60, "no object is left", lambda: str(self.unaccounted_objects(living))
+        )
 
     def _users(self) -> list[str]:
         names = {objects.volume_name(claim) for claim in self.made}
