@@ -105,14 +105,13 @@ def spawn(command: Sequence[str], *, home: Path, pidfile: Path, log: Path) -> Pr
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    process = Process.with_pid(child.pid)
-    try:
+    with ExitStack() as unregistered:
+        unregistered.callback(child.kill)
+        process = Process.with_pid(child.pid)
         while process and Process.from_file(pidfile) != process:
             if first_ended([process], _POLL):
                 process = None
-    except BaseException:
-        child.kill()
-        raise
+        unregistered.pop_all()
     return process
 
 
