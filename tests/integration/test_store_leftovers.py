@@ -4,8 +4,9 @@ About 40 seconds.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 import rados
@@ -26,8 +27,44 @@ DEAD = 999999
 """A client that is on no list."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """An image that snapshots are of."""
+
+    ceph: Ceph
+    place: Place
+    name: str
+    image_id: str
+
+    def left(self, name: str, by: int = DEAD) -> Entry:
+        """What a process leaves that is killed between the snapshot and its mark."""
+        with at(self.ceph, self.place) as pool:
+            entry = snapshots.index.put(pool, Entry(name, VolumeId(self.place, self.name), self.image_id, by), None)
+            assert entry is not None
+            with rbd.Image(pool, self.name) as image:
+                image.create_snap(entry.id.snapshot)
+        return entry
+
+    def album(self) -> Album:
+        with at(self.ceph, self.place) as pool:
+            album = read_album(pool, self.image_id)
+        assert album is not None
+        return album
+
+    def there(self) -> dict[str, bool]:
+        """Its snapshots, and whether they are marked."""
+        album = self.album()
+        return {each.name: album.mark_of(each) is not None for each in album.snapshots}
+
+    def is_clean(self) -> bool:
+        """No snapshot, claim, mark or condemnation is left."""
+        with at(self.ceph, self.place) as pool:
+            told = [key for key in omap(pool, f"rbd_header.{self.image_id}") if "snapshot" in key or ".going." in key]
+            return not told and not index(pool) and not self.there()
+
+
 @pytest.fixture
-def peer(ceph: Ceph, place: Place):  # type: ignore[no-untyped-def]
+def peer(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
     """Another process of ours, with the same home."""
     process = Provisioner(at_home(ceph, place))
     try:
@@ -43,92 +80,63 @@ def homely(homely: Provisioner) -> Provisioner:
     return homely
 
 
-def _left(ceph: Ceph, place: Place, volume: str, made: str, name: str, by: int = DEAD) -> Entry:
-    """What a process leaves that is killed between the snapshot and its mark."""
-    with at(ceph, place) as pool:
-        entry = snapshots.index.put(pool, Entry(name, VolumeId(place, volume), made, by), None)
-        with rbd.Image(pool, volume) as image:
-            image.create_snap(name)
-    assert entry is not None
-    return entry
-
-
-def _there(ceph: Ceph, place: Place, made: str) -> dict[str, bool]:
-    """The image's snapshots, and whether they are marked."""
-    with at(ceph, place) as pool:
-        album = read_album(pool, made)
-    assert album is not None
-    return {each.name: album.mark_of(each) is not None for each in album.snapshots}
-
-
-def _is_clean(ceph: Ceph, place: Place, made: str) -> bool:
-    """No snapshot, claim, mark or condemnation is left."""
-    with at(ceph, place) as pool:
-        told = [key for key in omap(pool, f"rbd_header.{made}") if "snapshot" in key or ".going." in key]
-        return not told and not index(pool) and not _there(ceph, place, made)
+@pytest.fixture
+def src(ceph: Ceph, homely: Provisioner, place: Place) -> Source:
+    return Source(ceph, place, "src", homely.create(place, "src").image_id)
 
 
 def test_one_whose_asker_is_dead_goes_and_one_whose_asker_lives_stays(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    homely: Provisioner, peer: Provisioner, place: Place, src: Source
 ) -> None:
-    made = homely.create(place, "src").image_id
     whole = homely.snapshot(place, "src", "whole")
     peer.volumes.attend(place)
-    _left(ceph, place, "src", made, "of-the-dead")
-    _left(ceph, place, "src", made, "of-the-living", peer.client())
+    src.left("of-the-dead")
+    src.left("of-the-living", peer.client())
     assert homely.reap().entries == 1
-    assert _there(ceph, place, made) == {"whole": True, "of-the-living": False}
+    assert src.there() == {"whole": True, "of-the-living": False}
     assert homely.snapshots.get(whole.id) == whole
-    assert peer.snapshot(place, "src", "of-the-living").id.image_id == made
+    assert peer.snapshot(place, "src", "of-the-living").id.image_id == src.image_id
 
 
-def test_it_is_left_for_a_while_to_whoever_asks_again(ceph: Ceph, homely: Provisioner, place: Place) -> None:
-    made = homely.create(place, "src").image_id
-    _left(ceph, place, "src", made, "monday")
+def test_it_is_left_for_a_while_to_whoever_asks_again(homely: Provisioner, src: Source) -> None:
+    src.left("monday")
     homely.store._reaper = Reaper(index_every=0, unmarked_for=3)
     assert homely.reap().entries == 0
-    assert _there(ceph, place, made) == {"monday": False}
-    until(lambda: homely.reap().entries == 1, 20, "it goes when nobody came")
-    assert _is_clean(ceph, place, made)
+    assert src.there() == {"monday": False}
+    until(lambda: homely.reap().entries == 1, 60, "it goes when nobody came")
+    assert src.is_clean()
 
 
 @pytest.mark.parametrize("name", ["monday", "Ü / @"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("then", ["reaped", "asked for"])
 def test_a_removal_that_was_killed_is_gone_on_with(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, name: str, steps: int, then: str
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, src: Source, name: str, steps: int, then: str
 ) -> None:
     """After the condemnation, after the snapshot, after the condemnation's end."""
-    made = homely.create(place, "src").image_id
-    entry = Entry(name, VolumeId(place, "src"), made, DEAD)
+    entry, album = src.left(name), src.album()
     with at(ceph, place) as pool:
-        assert snapshots.index.put(pool, entry, None)
-        with rbd.Image(pool, "src") as image:
-            image.create_snap(entry.id.snapshot)
-        album = read_album(pool, made)
-        assert album is not None
         assert snapshot_removal._condemned(pool, album, album.snapshots[0])
         if steps > 1:
             with rbd.Image(pool, "src") as image:
                 image.remove_snap(entry.id.snapshot)
     if steps > 2:
         with homely.places.enrolled(place, None) as room:
-            snapshot_removal.finish(room, made, entry.id.snapshot)
+            snapshot_removal.finish(room, src.image_id, entry.id.snapshot)
     if then == "reaped":
         assert homely.reap().entries == 1
     else:
         taken = peer.snapshot(place, "src", name)
-        assert _there(ceph, place, made) == {taken.id.snapshot: True}
+        assert src.there() == {taken.id.snapshot: True}
         assert homely.reap().entries == 0
         peer.snapshots.delete(taken.id)
-    assert _is_clean(ceph, place, made)
+    assert src.is_clean()
 
 
 def test_a_stalled_asker_marks_nothing_that_went_meanwhile(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, monkeypatch: pytest.MonkeyPatch
+    homely: Provisioner, peer: Provisioner, place: Place, src: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = homely.create(place, "src").image_id
-    entry = _left(ceph, place, "src", made, "monday")
+    entry = src.left("monday")
     gone = iter([lambda: CephSnapshots(homely.places).scrap(entry, None)])
 
     def stalled(*given: object) -> SnapshotMark:
@@ -139,24 +147,23 @@ def test_a_stalled_asker_marks_nothing_that_went_meanwhile(
     monkeypatch.setattr(snapshots, "SnapshotMark", stalled)
     with pytest.raises(Unavailable, match="taken away while it was made"):
         CephSnapshots(peer.places).take(entry, None)
-    assert _is_clean(ceph, place, made)
+    assert src.is_clean()
     taken = peer.snapshot(place, "src", "monday")
-    assert _there(ceph, place, made) == {"monday": True}
+    assert src.there() == {"monday": True}
     assert homely.snapshots.get(taken.id) == taken
 
 
 def test_what_came_in_place_of_the_one_just_taken_is_not_told_of(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, monkeypatch: pytest.MonkeyPatch
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, src: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its asker stalled for so long that another took it away, and left a half-made one of that name in its turn."""
-    made = homely.create(place, "src").image_id
     left: list[int] = []
 
     def stalled(pool: rados.Ioctx, image_id: str) -> Album | None:
         album = read_album(pool, image_id)
         if not left and album is not None and album.named("monday"):
             with peer.places.enrolled(place, None) as room:
-                assert snapshot_removal.take_away(room, made, "monday")
+                assert snapshot_removal.take_away(room, src.image_id, "monday")
             with at(ceph, place) as admin, rbd.Image(admin, "src") as image:
                 image.create_snap("monday")
                 left.append(image.snap_get_id("monday"))
@@ -165,20 +172,16 @@ def test_what_came_in_place_of_the_one_just_taken_is_not_told_of(
 
     monkeypatch.setattr(snapshots, "read_album", stalled)
     taken = homely.snapshot(place, "src", "monday")
-    with at(ceph, place) as pool:
-        album = read_album(pool, made)
     assert left
-    assert album is not None
-    assert [each.number > left[0] for each in album.snapshots] == [True]
-    assert _there(ceph, place, made) == {"monday": True}
+    assert [each.number > left[0] for each in src.album().snapshots] == [True]
+    assert src.there() == {"monday": True}
     assert homely.snapshots.get(taken.id) == taken
 
 
 def test_a_condemned_one_that_its_asker_comes_back_for_is_taken_anew(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, monkeypatch: pytest.MonkeyPatch
+    homely: Provisioner, peer: Provisioner, place: Place, src: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = homely.create(place, "src").image_id
-    entry = _left(ceph, place, "src", made, "monday")
+    entry = src.left("monday")
     condemned, may_go_on = threading.Event(), threading.Event()
     real = snapshot_removal._condemned
 
@@ -196,23 +199,22 @@ def test_a_condemned_one_that_its_asker_comes_back_for_is_taken_anew(
         taken = peer.snapshot(place, "src", "monday")
         may_go_on.set()
         assert not walk.result(30), "the claim is another's by now"
-    assert _there(ceph, place, made) == {"monday": True}
+    assert src.there() == {"monday": True}
     assert peer.snapshots.get(taken.id) == taken
 
 
 def test_repeats_that_race_the_reaper_are_told_only_of_what_stays(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    homely: Provisioner, peer: Provisioner, place: Place, src: Source
 ) -> None:
-    made = homely.create(place, "src").image_id
     wanted = [f"s{number}" for number in range(12)]
     for name in wanted:
-        _left(ceph, place, "src", made, name)
+        src.left(name)
     with ThreadPoolExecutor(2) as threads:
         walks = threads.submit(lambda: [homely.reap() for _ in range(6)])
         taken = list(threads.map(lambda name: _again(lambda: peer.snapshot(place, "src", name)), wanted))
         walks.result(120)
     homely.reap()
-    assert _there(ceph, place, made) == dict.fromkeys(wanted, True)
+    assert src.there() == dict.fromkeys(wanted, True)
     assert [peer.snapshots.get(each.id) for each in taken] == taken
 
 
@@ -229,11 +231,11 @@ def _again(ask: Callable[[], Snapshot]) -> Snapshot:
 
 
 def test_a_name_that_is_asked_for_of_another_volume_leaves_nothing_on_the_first(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place
+    homely: Provisioner, peer: Provisioner, place: Place, src: Source
 ) -> None:
-    first, second = (homely.create(place, name).image_id for name in ("first", "second"))
-    _left(ceph, place, "first", first, "monday")
-    assert peer.snapshot(place, "second", "monday").id.image_id == second
-    assert _there(ceph, place, first) == {}
-    peer.delete(place, "first")
-    assert peer.listed(place) == ["second"]
+    other = homely.create(place, "other").image_id
+    src.left("monday")
+    assert peer.snapshot(place, "other", "monday").id.image_id == other
+    assert src.there() == {}
+    peer.delete(place, "src")
+    assert peer.listed(place) == ["other"]
