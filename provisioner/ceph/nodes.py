@@ -5,7 +5,7 @@ inherits it, does not take its parent's for its own.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 import rados
@@ -23,6 +23,8 @@ from provisioner.core.model import Credentials, Opening
 _NOTE = marks.PREFIX + "node."
 KEYS = "encryption.ceph-provisioner"
 """The key record's metadata: not below our prefix, since clones are to inherit it."""
+_ROOM = marks.PREFIX + "room"
+"""An object that is there for a moment only, to see whether there is room for it."""
 _PLAIN = 0x1FF
 """Feature bits of librbd with which an object that is not there reads as zeros: all up to `operations`, not `migrating`."""
 _CHEAP = rbd.RBD_FEATURE_FAST_DIFF
@@ -87,6 +89,20 @@ class NodeImages:
                 return not any(_is_there(pool, name) for name in names_)
             with connection.pool_by_id(header.data_pool_id, image.volume.place.namespace) as data:
                 return not any(_is_there(data, name) for name in names_)
+
+    def check_room(self, image: Opening) -> None:
+        """Raise OutOfSpace where no object can be made, in the image's pool or in that of its data."""
+        with (
+            self._pool(image) as (connection, pool),
+            explained(f"making room for {image.volume}"),
+            suppress(rados.PermissionError),
+        ):
+            _make_and_remove(pool)
+            header = headers.read_header(pool, image.image_id)
+            if header is not None and header.data_pool_id != headers.NO_DATA_POOL:
+                with connection.pool_by_id(header.data_pool_id, image.volume.place.namespace) as data:
+                    data.set_osdmap_full_try()
+                    _make_and_remove(data)
 
     def used(self, image: Opening) -> int | None:
         """Bytes of the objects that there are, from the object map; None without one."""
@@ -163,6 +179,14 @@ def _objects_at(prefix: str, order: int, spans: Iterable[tuple[int, int]]) -> li
     """The data objects of an image that hold the bytes of the spans."""
     numbers = {n for start, end in spans for n in range(max(start, 0) >> order, (max(end, 1) - 1 >> order) + 1)}
     return [f"{prefix}.{number:016x}" for number in sorted(numbers)]
+
+
+def _make_and_remove(pool: rados.Ioctx) -> None:
+    """A full pool refuses new objects at once, to those who ask it to, and has everybody else wait."""
+    with suppress(rados.ObjectExists, rados.ObjectNotFound), rados.WriteOpCtx() as operation:  # another node's try
+        operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
+        pool.operate_write_op(operation, _ROOM)
+        pool.remove_object(_ROOM)
 
 
 def _is_there(pool: rados.Ioctx, name: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from provisioner.core.attachments import Attachments
 from provisioner.core.attachments import Node as NodeEntry
-from provisioner.core.errors import Conflict, Denied, NotFound, ProvisionerError, Unavailable
+from provisioner.core.errors import Conflict, Denied, InvalidRequest, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Credentials
 from provisioner.host import blocks
@@ -128,7 +128,8 @@ class Clients:
                 self._attachments.clear_client(volume, self._node, client)
         except NotFound:
             return
-        except Denied as error:  # the cluster's own user may be without rights where classes bring theirs
+        except (Denied, InvalidRequest) as error:
+            # the cluster's own user may be without rights where classes bring theirs; the config file may name it no more
             log.warning("the clients of %s stay recorded: %s", volume, error)
 
     def _watching(self, volume: VolumeId, credentials: Credentials | None) -> set[str]:

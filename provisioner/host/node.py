@@ -70,8 +70,8 @@ class Node:
     def stage(self, request: Stage) -> None:
         """Attach, and format and mount unless it is a block volume. Done already is success.
 
-        Raises InvalidRequest, NotFound, AlreadyExists (staged differently), Unfit (holds something else), InUse, Denied,
-        Unavailable.
+        Raises InvalidRequest, NotFound, AlreadyExists (staged differently), Unfit (holds something else), InUse, OutOfSpace,
+        Denied, Unavailable.
         """
         self._flights.run("stage", str(request.volume), request, lambda: self._stage(request))
 
@@ -131,8 +131,9 @@ class Node:
                 return
             attached = self._cleared(request.volume, path, attached)
         image = self._images.opening(request.volume, request.credentials)
-        if attached is not None:
-            kind = attached[0]
+        kind = attached[0] if attached is not None else kind
+        if attached is None and not request.read_only:
+            self._images.check_room(image)
         options = options_for(kind.name, request.map_options)
         try:
             attachment = Attachment(image, request.read_only, options, is_forced(request.unmap_options))

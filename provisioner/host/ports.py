@@ -35,6 +35,9 @@ class Images(Protocol):
     def is_blank(self, image: Opening, head: int, tail: int) -> bool:
         """Whether the first and the last so many bytes were surely never written; False where that takes reading them."""
 
+    def check_room(self, image: Opening) -> None:
+        """Raise OutOfSpace where nothing can be written: whoever attaches there to write waits."""
+
     def used(self, image: Opening) -> int | None:
         """Bytes of the image that hold data, where the image can tell cheaply."""
 

@@ -1,6 +1,6 @@
 """What a node suffers: kills, lost daemons, foreign data, wrong keys, crooked paths. Each leaves the node as it was.
 
-About 40 seconds.
+About 70 seconds.
 """
 
 import contextlib
@@ -13,14 +13,19 @@ from pathlib import Path
 
 import grpc
 import pytest
+import rbd
 
+from csi.pb import csi_pb2
 from provisioner.ceph.marks import PREFIX
 from tests.contract.driver import MIB, capability, refused
 from tests.harness.ceph import Ceph
 from tests.harness.node import NodeProgram, new_image, node_program
+from tests.harness.store import quota
 from tests.harness.waiting import until
 
-VOLUMES, CYCLES = 5, 6
+VOLUMES = 5
+CYCLES = int(os.environ.get("CEPH_PROVISIONER_TEST_STAGES", "30")) // VOLUMES
+"""Stages and unstages of each volume; `CEPH_PROVISIONER_TEST_STAGES=100` is the long form."""
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +216,109 @@ def _publish_at(node: NodeProgram, volume: str, path: str) -> None:
         node.publish(volume, path, capability(block=True))
     finally:
         node.targets = targets
+
+
+def _ask(node: NodeProgram, call: str, **fields: object) -> None:
+    """One of the node's calls with these fields and nothing else."""
+    getattr(node.node, call)(getattr(csi_pb2, f"{call}Request")(**fields), timeout=60)
+
+
+CALLS: dict[str, dict[str, object]] = {
+    "NodeStageVolume": {"staging_target_path": "/run/cp-hostile", "volume_capability": capability()},
+    "NodeUnstageVolume": {"staging_target_path": "/run/cp-hostile"},
+    "NodePublishVolume": {
+        "staging_target_path": "/run/cp-hostile",
+        "target_path": "/run/cp-hostile/target",
+        "volume_capability": capability(),
+    },
+    "NodeUnpublishVolume": {"target_path": "/run/cp-hostile/target"},
+    "NodeExpandVolume": {"volume_path": "/run/cp-hostile/target"},
+    "NodeGetVolumeStats": {"volume_path": "/run/cp-hostile/target"},
+}
+NAMES = [
+    "dev/rbd/" + "x" * 4096,
+    "../../etc/passwd",
+    "dev/rbd/..",
+    "dev/rbd/a\nb",
+    "dev/rbd/a b",
+    "dev/rbd/$(reboot)",
+    "-rf",
+    "\u202e",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_no_call_takes_an_id_for_more_than_a_name(node: NodeProgram, call: str) -> None:
+    nothing_to_do = call in ("NodeUnstageVolume", "NodeUnpublishVolume")
+    for volume in NAMES:
+        try:
+            _ask(node, call, volume_id=volume, **CALLS[call])
+            assert nothing_to_do, volume
+        except grpc.RpcError as error:
+            expected = [grpc.StatusCode.NOT_FOUND]
+            expected += [grpc.StatusCode.FAILED_PRECONDITION] if call == "NodePublishVolume" else []  # it is not staged
+            assert error.code() in expected, (volume[:40], error.details())  # noqa: PT017
+    assert not Path("/run/cp-hostile").exists()
+
+
+@pytest.mark.parametrize("call", ["NodeStageVolume", "NodeUnstageVolume", "NodePublishVolume", "NodeUnpublishVolume"])
+def test_no_call_follows_a_path_that_leads_elsewhere(node: NodeProgram, ceph: Ceph, call: str, tmp_path: Path) -> None:
+    volume = new_image(ceph, 64 * MIB)
+    node.stage(volume)
+    (tmp_path / "link").symlink_to("/etc")
+    field = [name for name in CALLS[call] if name.endswith("target_path")][-1]
+    for path in (f"{tmp_path}/../etc", "etc", f"{tmp_path}/a\nb", f"{tmp_path}/" + "x" * 4096, f"{tmp_path}/link"):
+        with pytest.raises(grpc.RpcError) as caught:
+            _ask(node, call, volume_id=volume, **{**CALLS[call], field: path})
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, (path[:40], caught.value.details())
+    assert [each.name for each in tmp_path.iterdir()] == ["link"]
+    node.unstage(volume)
+    assert node.traces(volume) == []
+
+
+@contextlib.contextmanager
+def _full(path: Path) -> Iterator[Path]:
+    """A directory in which nothing more can be made."""
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "full", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_of_the_node_is_said_and_leaves_it_as_it_was(node: NodeProgram, ceph: Ceph) -> None:
+    volume, staging, targets = new_image(ceph, 64 * MIB), node.staging, node.targets
+    for place in ("staging-full", "run/fuse"):
+        with _full(node.directory / place) as full, refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full)):
+            node.staging = full if place == "staging-full" else staging
+            node.stage(volume)
+        assert node.traces(volume) == []
+    node.staging = staging
+    node.stage(volume)
+    with _full(node.directory / "targets-full") as full, refused(grpc.StatusCode.RESOURCE_EXHAUSTED, str(full)):
+        node.targets = full
+        node.publish(volume, "target")
+    node.targets = targets
+    node.unstage(volume)
+    assert node.traces(volume) == []
+
+
+def test_a_full_pool_is_said_at_once_and_staged_from_when_it_has_room(ceph: Ceph) -> None:
+    with ceph.extra_pool() as pool, node_program(ceph) as node:
+        with ceph.admin_pool(pool) as opened:
+            for name in ("filler", "volume"):
+                rbd.RBD().create(opened, name, 64 * MIB)
+        with ceph.open_image("filler", pool) as image:
+            image.write(b"x" * 2 * MIB, 0)
+        volume = f"dev/{pool}/volume"
+        with quota(ceph, pool, MIB), refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "quota"):
+            node.stage(volume)
+        assert node.traces(volume) == []
+        assert [name for name in ceph.objects(pool) if "room" in name] == []
+        node.stage(volume)
+        node.unstage(volume)
+        assert node.traces(volume) == []
 
 
 def test_a_target_that_is_a_link_leads_nowhere(node: NodeProgram, ceph: Ceph, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ that is known of a device is in the kernel: the mount on the image's file, the l
 the daemon's socket beside it.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -153,6 +154,10 @@ class FuseDevices:
 
     def _end(self, volume: VolumeId) -> None:
         """See to it that the daemon ends: only then is its client gone from Ceph."""
+        if self._mounts.at(self._file(volume)) is None:
+            for pid in _starting(self._file(volume)):
+                os.kill(pid, signal.SIGKILL)
+                ended(pid, _SECONDS / 4)
         pid = listener(self._socket(volume))
         if not pid:
             return
@@ -193,6 +198,18 @@ def daemon_command(attachment: Attachment, file: Path, key_file: str) -> list[st
     words += ["--blockdev", json.dumps(node), "--export", json.dumps(export)]
     words += ["--chardev", "socket,id=qmp,path=qmp,server=on,wait=off", "--monitor", "chardev=qmp"]
     return words
+
+
+def _starting(file: Path) -> list[int]:
+    """Daemons for the file that don't show it yet: left behind where a start took too long, as with a cluster that is full."""
+    if not file.parent.is_dir():
+        return []
+    shown, found = json.dumps(str(file)).encode(), []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if (line := entry.read_bytes()).startswith(b"qemu-storage-daemon") and shown in line:
+                found.append(int(entry.parent.name))
+    return found
 
 
 def _explained(image: Opening, said: str) -> ProvisionerError:

@@ -1,14 +1,19 @@
 """Options of a kernel mapping, and devices told apart by what sysfs says of them. Takes no time."""
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from provisioner.core.errors import InUse, InvalidRequest
+from provisioner.core.errors import InUse, InvalidRequest, Unavailable
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Credentials, Opening
 from provisioner.host.blocks import tag
 from provisioner.host.commands import Commands
+from provisioner.host.devices import krbd
 from provisioner.host.devices.krbd import KrbdDevices, map_options
 from provisioner.host.ports import Attachment
 
@@ -80,3 +85,29 @@ def test_an_image_that_was_mapped_by_hand_is_in_use(tmp_path: Path) -> None:
 def test_a_client_apart_shares_nothing() -> None:
     apart = KrbdDevices(Commands()).apart(Attachment(opening(), options="lock_on_read"))
     assert apart.options == "lock_on_read,noshare"
+
+
+@pytest.fixture
+def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A bus that takes no word, as a kernel's that waits for a cluster; deadlines of a moment."""
+    for seconds in ("_MAP_SECONDS", "_UNMAP_SECONDS"):
+        monkeypatch.setattr(krbd, seconds, 0.3)
+    monkeypatch.setattr(krbd, "offered_key", lambda *_: nullcontext())  # not every machine that runs tests lets keys in
+    doors = [tmp_path / "add_single_major", tmp_path / "remove_single_major"]
+    for door in doors:
+        os.mkfifo(door)
+    yield tmp_path
+    for door in doors:  # whoever waits there may go
+        os.close(os.open(door, os.O_RDONLY | os.O_NONBLOCK))
+
+
+def test_a_map_and_an_unmap_that_hang_are_unavailable_in_time_and_not_begun_a_second_time(stuck: Path) -> None:
+    devices, before = KrbdDevices(Commands(), bus=stuck), threading.active_count()
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="^mapping .* did not come to an end"):
+            devices.attach(Attachment(opening()))
+    mapping(stuck, 7, config_info=f"10.0.0.1:6789 name=u,key={tag(VOLUME)} rbd pvc-1 -")
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="^unmapping .* did not come to an end"):
+            devices.detach(VOLUME)
+    assert threading.active_count() == before + 2
