@@ -104,10 +104,10 @@ def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_map_and_an_unmap_that_hang_are_unavailable_in_time_and_not_begun_a_second_time(stuck: Path) -> None:
     devices, before = KrbdDevices(Commands(), bus=stuck), threading.active_count()
     for _ in range(3):
-        with pytest.raises(Unavailable, match="^mapping .* did not come to an end"):
+        with pytest.raises(Unavailable, match=r"^mapping .* did not come to an end"):
             devices.attach(Attachment(opening()))
     mapping(stuck, 7, config_info=f"10.0.0.1:6789 name=u,key={tag(VOLUME)} rbd pvc-1 -")
     for _ in range(3):
-        with pytest.raises(Unavailable, match="^unmapping .* did not come to an end"):
+        with pytest.raises(Unavailable, match=r"^unmapping .* did not come to an end"):
             devices.detach(VOLUME)
     assert threading.active_count() == before + 2
