@@ -14,6 +14,8 @@ from pathlib import Path
 
 from hack.krbd.kernel import Kernel, kernel
 
+_ACCEPTS = "00010000"
+"""The flags of a listening socket in /proc/net/unix."""
 _WORDS = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable random.trust_cpu=on "
     "cryptomgr.notests no5lvl audit=0 apparmor=0 net.ifnames=0 rcupdate.rcu_expedited=1"
@@ -165,12 +167,19 @@ class Machine:
         return line.decode(errors="replace").strip()
 
     def _wait_for(self, name: str, seconds: float) -> None:
+        """Wait for a socket that listens: it has a name before it does."""
         deadline = time.monotonic() + seconds
-        while not (self._directory / name).exists():
+        while not _listens(self._directory / name):
             if time.monotonic() > deadline or self._processes[-1].poll() is not None:
                 logs = "".join(path.read_text(errors="replace") for path in self._directory.glob("*.log"))
                 raise MachineError(f"{self._directory / name} does not come to be: {logs}")
             time.sleep(0.02)
+
+
+def _listens(path: Path) -> bool:
+    """As the kernel tells (proc(5)); to try it would be to use up the one connection that some listeners take."""
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+    return any(words[3] == _ACCEPTS and words[-1] == str(path) for words in lines if len(words) > 3)
 
 
 def missing() -> list[str]:
