@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 KUBERNETES ?= 1.30
 WORKERS ?= 4
 
-.PHONY: help demo demo-stop test test-vm lint format venv setup kubernetes cinder sidecars vm bench clean
+.PHONY: help demo demo-stop test test-vm e2e-native lint format venv setup kubernetes cinder sidecars vm bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -21,11 +21,16 @@ demo-stop: ## stop what the demo left running, and remove it
 
 test: lint kubernetes sidecars cinder vm ## every test, against a real Ceph and a real Kubernetes
 	@echo "test: running the tests"
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/vm/long
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/vm/long --ignore tests/native
 
 test-vm: kubernetes vm venv ## the virtual machine's tests, the long ones too: rbd-nbd whose processes are killed
 	@echo "test-vm: running the tests in a virtual machine"
 	$(PY) -m pytest tests/vm
+
+e2e-native: vm venv ## a pod on a native volume that a kubelet 1.30 maps itself, in a virtual machine (minutes)
+	@hack/dev-kubernetes build --version 1.30
+	@echo "e2e-native: running the tests"
+	$(PY) -m pytest -s -v tests/native
 
 lint: venv ## ruff, mypy --strict, the direction of imports
 	@echo "lint: ruff, mypy, import-linter"

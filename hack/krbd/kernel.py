@@ -1,7 +1,5 @@
 """Debian's kernel, unpacked into the cache and never installed, and an initramfs with the few modules that find the root."""
 
-import fcntl
-import os
 import shutil
 import struct
 import subprocess
@@ -9,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from hack.krbd.packages import locked_cache, unpack
 
 HERE = Path(__file__).parent
 META_PACKAGE = "linux-image-cloud-amd64"
@@ -27,10 +27,7 @@ class Kernel:
 
 def kernel(say: Callable[[str], None]) -> Kernel:
     """The kernel, downloaded and unpacked first if the cache has none (about 10 seconds)."""
-    cache = Path(os.environ.get("CEPH_PROVISIONER_CACHE") or Path.home() / ".cache/ceph-provisioner") / "krbd"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_cache() as cache:
         found = sorted(path for path in cache.glob("linux-image-*") if path.is_dir())
         directory = found[-1] if found else _fetch(cache, say)
         return Kernel(directory, _vmlinux(directory), _initramfs(directory))
@@ -41,12 +38,10 @@ def _fetch(cache: Path, say: Callable[[str], None]) -> Path:
     package = next(line.split()[-1] for line in depends.splitlines() if "Depends: linux-image" in line)
     say(f"fetching {package}")
     with tempfile.TemporaryDirectory(dir=cache) as work:
-        subprocess.run(["apt-get", "download", package], cwd=work, check=True, capture_output=True)
-        (archive,) = Path(work).glob("*.deb")
-        subprocess.run(["dpkg", "-x", archive.name, "root"], cwd=work, check=True)
-        release = next((Path(work) / "root/lib/modules").iterdir()).name
-        subprocess.run(["depmod", "-b", f"{work}/root", release], check=True)
-        (Path(work) / "root").rename(cache / package)
+        root = unpack([package], Path(work))
+        release = next((root / "lib/modules").iterdir()).name
+        subprocess.run(["depmod", "-b", str(root), release], check=True)
+        root.rename(cache / package)
     return cache / package
 
 

@@ -36,7 +36,7 @@ state = "{home}/containerd/state"
 address = "{home}/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{image}"
-stream_server_address = "127.0.0.1"
+stream_server_address = "{address}"
 stream_server_port = "0"
 disable_apparmor = true
 restrict_oom_score_adj = true
@@ -60,7 +60,7 @@ _NETWORK = '{"cniVersion":"0.4.0","name":"none","plugins":[{"type":"loopback"}]}
 _KUBELET = """\
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-address: 127.0.0.1
+address: {address}
 port: {port}
 readOnlyPort: 0
 healthzPort: 0
@@ -89,11 +89,15 @@ syncFrequency: 2s
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The node of the cluster in `home`; its kubelet listens on `port`. `version` is a minor, `1.30`."""
+    """The node of the cluster in `home`; its kubelet listens on `port`. `version` is a minor, `1.30`.
+
+    `address` is one that the machine has; the node of another machine writes its configuration here all the same.
+    """
 
     home: Path
     port: int
     version: str
+    address: str = "127.0.0.1"
 
     @property
     def root(self) -> Path:
@@ -127,8 +131,8 @@ class Node:
         for name in ("cni", "containerd", "kubelet/plugins", "kubelet/plugins_registry"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
         (self.home / "cni" / "none.conflist").write_text(_NETWORK)
-        (self.home / "containerd.toml").write_text(_CONTAINERD.format(home=self.home, image=image.NAME))
-        config = _KUBELET.format(home=self.home, port=self.port)
+        (self.home / "containerd.toml").write_text(_CONTAINERD.format(home=self.home, address=self.address, image=image.NAME))
+        config = _KUBELET.format(home=self.home, address=self.address, port=self.port)
         # known since 1.31: a kubelet would no longer start on control groups of version 1, as long as nobody says that it may
         config += "failCgroupV1: false\n" if self.version != "1.30" else ""
         (self.home / "kubelet.yaml").write_text(config)

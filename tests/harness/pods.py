@@ -34,32 +34,11 @@ class PodNode(Program):
         self._command += ["--mounter", "fuse", "--run-directory", str(self.run_directory), "--listen", "127.0.0.1:0"]
 
 
-class PodCluster(CsiCluster):
-    """Our controller, our node, the sidecars, a kubelet and a containerd, and a pool that holds nothing but their volumes."""
+class Pods:
+    """Pods of one Kubernetes, made and looked at as its users do."""
 
-    def __init__(self, ceph: Ceph, kubernetes: Kubernetes, directory: Path) -> None:
-        super().__init__(ceph, kubernetes, directory)
-        self.kubelet = kubernetes.directory / "kubelet"
-        self.node = PodNode(directory, self.config, self.kubelet, self.driver)
-
-    def start(self) -> "PodCluster":
-        self.bring_up()
-        self.node.start()
-        until(self.registered, 120, "the kubelet knows the driver", self.node.text)
-        return self
-
-    def stop(self) -> None:
-        """End everything but the kubelet; volumes that are in use stay so."""
-        self.node.stop()
-        super().stop()
-
-    def registered(self) -> list[Object]:
-        """What the kubelet has published of our driver."""
-        try:
-            drivers = self.kubernetes.api.get(CSI_NODES.path(name=NODE))["spec"].get("drivers") or []
-        except NotFound:
-            return []
-        return [driver for driver in drivers if driver["name"] == self.driver]
+    def __init__(self, kubernetes: Kubernetes) -> None:
+        self.kubernetes = kubernetes
 
     def run(self, script: str, *volumes: Object, **spec: Any) -> Object:
         """A pod that runs a shell script, what it prints being kept; `volumes` are claims, or sources of a pod's volumes.
@@ -137,6 +116,38 @@ class PodCluster(CsiCluster):
 
     def told(self, pod: Object) -> list[tuple[str, str]]:
         return self.kubernetes.told(pod)
+
+    def last_words(self) -> str:
+        """What those say who have to do with pods' volumes, for when something doesn't come about."""
+        return ""
+
+
+class PodCluster(CsiCluster, Pods):
+    """Our controller, our node, the sidecars, a kubelet and a containerd, and a pool that holds nothing but their volumes."""
+
+    def __init__(self, ceph: Ceph, kubernetes: Kubernetes, directory: Path) -> None:
+        super().__init__(ceph, kubernetes, directory)
+        self.kubelet = kubernetes.directory / "kubelet"
+        self.node = PodNode(directory, self.config, self.kubelet, self.driver)
+
+    def start(self) -> "PodCluster":
+        self.bring_up()
+        self.node.start()
+        until(self.registered, 120, "the kubelet knows the driver", self.node.text)
+        return self
+
+    def stop(self) -> None:
+        """End everything but the kubelet; volumes that are in use stay so."""
+        self.node.stop()
+        super().stop()
+
+    def registered(self) -> list[Object]:
+        """What the kubelet has published of our driver."""
+        try:
+            drivers = self.kubernetes.api.get(CSI_NODES.path(name=NODE))["spec"].get("drivers") or []
+        except NotFound:
+            return []
+        return [driver for driver in drivers if driver["name"] == self.driver]
 
     def log(self, pod: Object) -> str:
         """What the pod's container wrote last, as containerd has it."""
