@@ -9,11 +9,13 @@ anew.
 
 import contextlib
 import uuid
+from collections.abc import Iterator
 
 import rados
 import rbd
 
 from provisioner.ceph import headers, marks
+from provisioner.ceph.closing import closing
 from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Room
 from provisioner.ceph.registry import task_for
@@ -33,8 +35,19 @@ _ROUNDS = 5
 
 def remove(room: Room, image_id: str, name: str) -> None:
     """Have librbd remove the snapshot of that name; Ceph sets it aside while clones need it. Gone already is fine."""
-    with contextlib.suppress(rbd.ImageNotFound), opened(room.registry.instance, room.pool, image_id) as image:
-        remove_from(room.pool, image, image_id, name)
+    with removed(room, image_id, name):
+        pass
+
+
+@contextlib.contextmanager
+def removed(room: Room, image_id: str, name: str) -> Iterator[None]:
+    """Like `remove`, for what comes after it: the block runs while librbd closes the image."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(rbd.ImageNotFound):
+            image = stack.enter_context(opened(room.registry.instance, room.pool, image_id))
+            remove_from(room.pool, image, image_id, name)
+            stack.enter_context(closing(image))
+        yield
 
 
 def remove_from(pool: rados.Ioctx, image: rbd.Image, image_id: str, name: str, number: int | None = None) -> None:

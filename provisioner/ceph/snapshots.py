@@ -8,13 +8,14 @@ Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the m
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import rados
 import rbd
 
 from provisioner.ceph import headers, index, marks, names, snapshot_headers, snapshot_removal, wire
+from provisioner.ceph.closing import closing
 from provisioner.ceph.errors import explained
 from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Places, Room
@@ -82,17 +83,14 @@ class CephSnapshots:
             explained(f"taking snapshot {entry.name} of image {entry.volume}"),
         ):
             for _ in range(_ROUNDS):
-                try:
-                    with opened(room.registry.instance, room.pool, entry.image_id) as image:
-                        taken = _create(room, image, entry)
-                except rbd.ImageNotFound:
-                    raise NotFound(f"volume {entry.volume}") from None
-                if taken is None and not _is_marked_soon(room, entry):
+                taken, made = _taken_and_marked(room, entry)
+                if not taken and not _is_marked_soon(room, entry):
                     snapshot_removal.take_away(room, entry.image_id, entry.id.snapshot)
-                elif (made := commit(room, entry, taken=taken)) is not None:
+                    continue
+                made = made if taken else commit(room, entry)
+                if made is not None:
                     return made
-                else:
-                    snapshot_removal.finish(room, entry.image_id, entry.id.snapshot)  # a leftover: it is taken anew
+                snapshot_removal.finish(room, entry.image_id, entry.id.snapshot)  # a leftover: it is taken anew
         raise Unavailable(f"snapshot {entry.name} of {entry.volume} was taken away {_ROUNDS} times while it was made")
 
     def scrap(self, entry: Entry, credentials: Credentials | None) -> bool:
@@ -117,13 +115,12 @@ class CephSnapshots:
             album = read_album(room.pool, snapshot.image_id)
             mark = album.marks.get(name) if album is not None else None
             found = album.find(place, name) if album is not None else None
-            if album is not None and found is not None:
-                if _is_whole(album):
-                    permit(found)
-                snapshot_removal.remove(room, snapshot.image_id, name)
-            self._forget(snapshot, mark or SnapshotMark(name, snapshot.volume.image, snapshot.image_id, 0), credentials)
-            if mark is not None:
-                headers.change_metadata(room.pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + name])
+            if album is not None and found is not None and _is_whole(album):
+                permit(found)
+            with snapshot_removal.removed(room, snapshot.image_id, name) if found is not None else nullcontext():
+                self._forget(snapshot, mark or SnapshotMark(name, snapshot.volume.image, snapshot.image_id, 0), credentials)
+                if mark is not None:
+                    headers.change_metadata(room.pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + name])
 
     def of(self, volume: VolumeId, credentials: Credentials | None) -> list[Snapshot]:
         """The snapshots of the image that bears the name."""
@@ -186,6 +183,17 @@ def commit(room: Room, entry: Entry, group: str = "", taken: Album | None = None
             return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
         album = read_album(pool, entry.image_id)
     raise Unavailable(f"image {entry.volume} kept changing while its snapshot {entry.name} was marked")
+
+
+def _taken_and_marked(room: Room, entry: Entry) -> tuple[bool, Snapshot | None]:
+    """Take the snapshot, tell whether it surely was, and mark it while librbd closes the image; None if it was condemned."""
+    try:
+        with opened(room.registry.instance, room.pool, entry.image_id) as image:
+            taken = _create(room, image, entry)
+            with closing(image):
+                return taken is not None, commit(room, entry, taken=taken) if taken is not None else None
+    except rbd.ImageNotFound:
+        raise NotFound(f"volume {entry.volume}") from None
 
 
 def _create(room: Room, image: rbd.Image, entry: Entry) -> Album | None:

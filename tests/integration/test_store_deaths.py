@@ -27,7 +27,16 @@ ALL = os.environ.get("CEPH_PROVISIONER_TEST_KILLS") == "all"
 SOON = 10.0
 """Seconds within which a repeat has to succeed after the restart."""
 CONTENT = b"content"
-LONG = {"rbd.clone", "rbd.create", "image.create_snap", "image.remove_snap", "image.resize", "rbd.trash_remove", "image.open"}
+LONG = {
+    "rbd.clone",
+    "rbd.create",
+    "image.create_snap",
+    "image.remove_snap",
+    "image.resize",
+    "rbd.trash_remove",
+    "image.open",
+    "image.aio_close",
+}
 """Calls that are many of RADOS."""
 DELAYS = (0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04)
 CHOSEN = 3
