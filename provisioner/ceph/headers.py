@@ -107,8 +107,7 @@ def change_metadata(
         if remove:
             pool.remove_omap_keys(operation, tuple(_METADATA + key for key in remove))
         if values:
-            pairs = b"".join(wire.string(key) + wire.string(value) for key, value in values.items())
-            operation.execute("rbd", "metadata_set", struct.pack("<I", len(values)) + pairs)
+            operation.execute("rbd", "metadata_set", metadata(values))
         try:
             pool.operate_write_op(operation, header_object(image_id))
         except rados.Error as error:
@@ -116,6 +115,12 @@ def change_metadata(
                 return False
             raise
     return True
+
+
+def metadata(values: Mapping[str, str]) -> bytes:
+    """Encode what `metadata_set` is to set."""
+    pairs = b"".join(wire.string(key) + wire.string(value) for key, value in values.items())
+    return struct.pack("<I", len(values)) + pairs
 
 
 def tell_watchers(pool: rados.Ioctx, image_id: str) -> None:
@@ -159,7 +164,7 @@ def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
 
 
 def remove_map(pool: rados.Ioctx, image_id: str) -> None:
-    """Remove the object map of an image whose header is gone; none is fine."""
+    """Remove the object map of an image whose header is gone, or never was; none is fine."""
     with contextlib.suppress(rados.ObjectNotFound):
         pool.remove_object(f"rbd_object_map.{image_id}")
 

@@ -5,6 +5,8 @@ between leaves an image without our mark, which the retry adopts if it is exactl
 features, no parent, no snapshot, no data, no watcher. Anything else under the name is somebody's and stays untouched.
 """
 
+from collections.abc import Mapping
+
 import rados
 import rbd
 
@@ -12,6 +14,7 @@ from provisioner.ceph import headers, marks, names, qos
 from provisioner.ceph.errors import explained
 from provisioner.ceph.headers import Header
 from provisioner.ceph.lost_locks import opened
+from provisioner.ceph.moulds import Moulds, cast, new_id
 from provisioner.core.errors import AlreadyExists, InvalidRequest, OutOfRange
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import Blueprint, Found, Layout, Stranger, Volume, Wreck
@@ -63,23 +66,39 @@ def _judged(pool: rados.Ioctx, volume: VolumeId, image_id: str | None, listed: s
     return marks.read_volume(volume, header) if marks.is_ours(header) else Stranger(volume, seen)
 
 
-def make(pool: rados.Ioctx, plan: Blueprint, instance: int) -> Volume | None:
-    """Create and mark the image; None if the name is taken, or was by the time of marking it.
-
-    `instance` is the connection's: an image that another client made under the name meanwhile bears another's id, and is
-    not taken for the one that was just made.
-    """
+def make(pool: rados.Ioctx, plan: Blueprint, instance: int, moulds: Moulds) -> Volume | None:
+    """Create and mark the image; None if the name is taken, or was by the time of marking it. `instance` is the connection's."""
     with explained(f"creating image {plan.id}"):
-        try:
-            _create(pool, plan)
-        except rbd.ImageExists:
-            return None
-        image_id = names.read_id(pool, plan.id.image)
-        if image_id is None or not names.is_made_by(image_id, instance):
-            return None
+        mould = moulds.mould_for(plan)
+        if mould is None:
+            return _made_by_librbd(pool, plan, instance, moulds)
+        image_id = new_id(instance)
         marked = marks.marks_for(plan, image_id)
-        if not headers.write_metadata(pool, image_id, marked, only_without=marks.FINGERPRINT):
-            return None
+        return _made(plan, image_id, marked) if cast(pool, plan, mould, image_id, marked) else None
+
+
+def _made_by_librbd(pool: rados.Ioctx, plan: Blueprint, instance: int, moulds: Moulds) -> Volume | None:
+    """Create, mark, and see what was made.
+
+    An image that another client made under the name meanwhile bears another's id, and is not taken for the one that was just
+    made.
+    """
+    try:
+        _create(pool, plan)
+    except rbd.ImageExists:
+        return None
+    image_id = names.read_id(pool, plan.id.image)
+    if image_id is None or not names.is_made_by(image_id, instance):
+        return None
+    marked = marks.marks_for(plan, image_id)
+    if not headers.write_metadata(pool, image_id, marked, only_without=marks.FINGERPRINT):
+        return None
+    if (header := marks.read_header(pool, image_id)) is not None:
+        moulds.keep(plan, header)
+    return _made(plan, image_id, marked)
+
+
+def _made(plan: Blueprint, image_id: str, marked: Mapping[str, str]) -> Volume:
     created, throttle = marked[marks.CREATED], qos.read(marked, image_id)
     asked, labels = plan.asked, dict(plan.labels)
     return Volume(plan.id, image_id, plan.name, plan.size, asked, labels, created, throttle=throttle, home=plan.home)

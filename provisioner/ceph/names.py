@@ -25,7 +25,7 @@ NORMAL, MOVING, REMOVING, RESTORING = range(4)
 """States of an entry in the trash; librbd removes only what is NORMAL, or was left REMOVING."""
 
 _BY_USER = 0
-_ID_DIGITS, _RANDOM_DIGITS = 14, 8
+ID_DIGITS, _RANDOM_DIGITS = 14, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def read_id(pool: rados.Ioctx, name: str) -> str | None:
     return wire.text(raw) or None
 
 
-def write_id(pool: rados.Ioctx, name: str, image_id: str) -> bool:
-    """Make `rbd_id.<name>`; False if there is one."""
-    return wire.write_new(pool, _id_object(name), wire.string(image_id))
+def write_id(pool: rados.Ioctx, name: str, image_id: str, flags: int = wire.FULL_FORCE) -> bool:
+    """Make `rbd_id.<name>`, by default also in a full pool; False if there is one."""
+    return wire.write_new(pool, _id_object(name), wire.string(image_id), flags)
 
 
 def remove_id(pool: rados.Ioctx, name: str, image_id: str) -> bool:
@@ -69,6 +69,17 @@ def enter(pool: rados.Ioctx, name: str, image_id: str) -> None:
     """List the pair in `rbd_directory`; a name or an id that is listed already stays as it is."""
     with contextlib.suppress(rados.ObjectExists):
         wire.call(pool, DIRECTORY, "dir_add_image", wire.string(name) + wire.string(image_id))
+
+
+def enlist(pool: rados.Ioctx, name: str, image_id: str) -> bool:
+    """List a new pair; False if the name or the id is listed already. A full pool refuses it."""
+    with rados.WriteOpCtx() as operation:
+        operation.execute("rbd", "dir_add_image", wire.string(name) + wire.string(image_id))
+        try:
+            pool.operate_write_op(operation, DIRECTORY)
+        except rados.ObjectExists:
+            return False
+    return True
 
 
 def unlist(pool: rados.Ioctx, name: str, image_id: str) -> None:
@@ -162,7 +173,7 @@ def is_made_by(image_id: str, instance: int) -> bool:
     begin = f"{instance:x}"
     for digits in range(1, _RANDOM_DIGITS + 1):
         head = image_id[:-digits]
-        if head == begin or (len(image_id) == _ID_DIGITS and head and begin.endswith(head)):
+        if head == begin or (len(image_id) == ID_DIGITS and head and begin.endswith(head)):
             return True
     return False
 

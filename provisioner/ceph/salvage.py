@@ -1,8 +1,9 @@
 """What a killed create, rename, restore or move to the trash left under a name, and how it is finished or undone.
 
 librbd's steps, in their order: create = directory, id object (before Octopus the other way round), header, striping, object
-map; move to the trash = trash entry, id object gone, directory gone; rename = new id object, directory, old id object gone;
-restore = id object, directory, trash entry gone; remove = header gone, id object gone, directory gone.
+map (ours, in `moulds`: the map before the header); move to the trash = trash entry, id object gone, directory gone; rename =
+new id object, directory, old id object gone; restore = id object, directory, trash entry gone; remove = header gone, id object
+gone, directory gone.
 
 Renames of our own, from a reserved name and to a tombstone's, are told by the image's marks, and finished at once.
 
@@ -18,7 +19,7 @@ from collections.abc import Hashable
 
 import rados
 
-from provisioner.ceph import clones, headers, images, marks, names, removal
+from provisioner.ceph import clones, headers, images, marks, moulds, names, removal
 from provisioner.ceph.errors import explained
 from provisioner.ceph.registry import Registry
 from provisioner.core.errors import AlreadyExists, Unavailable
@@ -93,9 +94,7 @@ def _clear(pool: rados.Ioctx, wreck: Wreck) -> None:
     elif image_id is None and listed is not None:
         _clear_listing(pool, wreck, listed)
     elif image_id is not None and headers.read_header(pool, image_id) is None:
-        headers.remove_map(pool, image_id)
-        names.unlist(pool, name, image_id)
-        names.remove_id(pool, name, image_id)
+        moulds.undo(pool, name, image_id)
 
 
 def _clear_id(pool: rados.Ioctx, wreck: Wreck, image_id: str) -> None:

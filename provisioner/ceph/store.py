@@ -27,6 +27,7 @@ from provisioner.ceph.cluster import Connection
 from provisioner.ceph.errors import explained
 from provisioner.ceph.groups import CephGroups
 from provisioner.ceph.headers import Header
+from provisioner.ceph.moulds import Moulds
 from provisioner.ceph.orphans import Sweep, Sweeper
 from provisioner.ceph.places import Key, Places, Room
 from provisioner.ceph.reaper import Reap, Reaper, Scrapping
@@ -56,6 +57,7 @@ class CephStore:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._sightings = salvage.Sightings()
+        self._moulds = Moulds()
         self._bystanders = trash.Bystanders()
         self._reaper = Reaper()
         self._sweeper = Sweeper()
@@ -73,7 +75,7 @@ class CephStore:
     def make(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Make and mark the image; None if the name was taken."""
         with self._places.enrolled(plan.id.place, credentials) as room:
-            return images.make(room.pool, plan, room.connection.instance)
+            return images.make(room.pool, plan, room.connection.instance, self._moulds)
 
     def clone(self, plan: Blueprint, credentials: Credentials | None) -> Volume | None:
         """Build the volume from the plan's source; None if the name was taken."""

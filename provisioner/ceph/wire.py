@@ -199,13 +199,13 @@ def remove_if_holds(pool: rados.Ioctx, obj: str, content: bytes) -> bool:
     return True
 
 
-def write_new(pool: rados.Ioctx, obj: str, content: bytes) -> bool:
+def write_new(pool: rados.Ioctx, obj: str, content: bytes, flags: int) -> bool:
     """Make the object with this content, in one step; tell whether it was new."""
     with rados.WriteOpCtx() as operation:
         operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
         operation.write_full(content)
         try:
-            pool.operate_write_op(operation, obj, flags=FULL_FORCE)
+            pool.operate_write_op(operation, obj, flags=flags)
         except rados.ObjectExists:
             return False
     return True

@@ -58,8 +58,9 @@ class Slayer:
 def act(process: Provisioner, place: Place, words: Sequence[str]) -> None:
     """Do what an order says; also for whoever asks again."""
     match words:
-        case ["create", name]:
-            process.create(place, name)
+        case ["create", *names]:
+            for name in names:
+                process.create(place, name)
         case ["snapshot", volume, name]:
             process.snapshot(place, volume, name)
         case ["clone", name, source]:

@@ -59,6 +59,7 @@ class Case:
 
 CASES = [
     Case(("create", "new"), src=False, snapshots=()),
+    Case(("create", "new", "next"), src=False, snapshots=()),
     Case(("snapshot", "src", "new")),
     Case(("clone", "new", "src")),
     Case(("restore", "new", "@base")),
@@ -112,7 +113,7 @@ class Scene:
 
     def strike(self) -> None:
         """Delete everything, as everybody who asked for something would; nothing may remain."""
-        for each in ("new", "src", *(f"@{name}" for name in self.taken), "@new"):
+        for each in ("new", "next", "src", *(f"@{name}" for name in self.taken), "@new"):
             self._delete(each)
         until(self._is_empty, SOON, "the place is empty", lambda: str(self._remains()))
 
@@ -157,7 +158,9 @@ class Scene:
         volumes = ({"src"} if self.case.src else set()) | set(self.case.clones)
         snapshots = set(self.case.snapshots)
         match self.case.words:
-            case ("create" | "clone" | "restore", name, *_):
+            case ("create", *names):
+                volumes.update(names)
+            case ("clone" | "restore", name, *_):
                 volumes.add(name)
             case ("snapshot", _, name):
                 snapshots.add(name)

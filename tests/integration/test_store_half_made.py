@@ -14,6 +14,7 @@ import rados
 import rbd
 
 from provisioner.ceph import images, salvage
+from provisioner.ceph.moulds import Moulds
 from provisioner.core.errors import AlreadyExists, Unavailable
 from provisioner.core.ids import Place
 from provisioner.core.model import MIB, CreateRequest, Layout, SizeRange, Volume
@@ -292,6 +293,6 @@ def test_an_image_that_another_client_made_meanwhile_is_not_marked_as_just_made(
     plan = plan_for(CreateRequest(NAME, site.place, SizeRange(GIB)))
     another = site.ours.client() + 1
     with site.ours.clusters.connection("dev") as connection, connection.pool(site.place) as pool:
-        assert images.make(pool, plan, another) is None
+        assert images.make(pool, plan, another, Moulds()) is None
     assert site.ours.listed(site.place) == []
     assert site.ours.create(site.place, NAME).size == GIB
