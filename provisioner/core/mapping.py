@@ -93,7 +93,9 @@ def is_forced(text: str) -> bool:
 
 
 def check_unmap_options(text: str, mounter: str) -> None:
-    """Raise InvalidRequest for what no kernel knows."""
+    """Raise InvalidRequest for what the class's `mounter` can't do."""
+    if mounter not in ("rbd", "auto") and options_for(mounter, text, "unmapOptions"):
+        raise InvalidRequest("unmapOptions", text, f"mounter {mounter} has none")
     for option in _split(options_for("rbd", text, "unmapOptions")) if mounter in ("rbd", "auto") else ():
         if option != "force":
             raise InvalidRequest("unmapOptions", text, f"{option}: the kernel knows force only")

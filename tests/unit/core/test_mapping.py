@@ -54,6 +54,10 @@ def test_unmapping_knows_force_only() -> None:
         check_unmap_options(text, "rbd")
     with pytest.raises(InvalidRequest, match="harder"):
         check_unmap_options("krbd:harder", "rbd")
+    for mounter, text in (("rbd-nbd", "nbd:force"), ("rbd-nbd", "force"), ("fuse", "force")):
+        with pytest.raises(InvalidRequest, match=f"{mounter} has none"):
+            check_unmap_options(text, mounter)
+    check_unmap_options("krbd:force", "rbd-nbd")
 
 
 def test_a_location_is_types_and_names() -> None:
