@@ -19,10 +19,13 @@ import csi.serve_node  # noqa: F401
 import provisioner.roles.node
 import provisioner.rpc.server  # noqa: F401
 from provisioner.main import main
+from tests.harness.mortal import become_mortal
+
+MORTAL = "--mortal"
 
 
 def serve(fifo: str, log: str, pidfile: str) -> None:
-    """Read lines, for ever. Each is a JSON list: the words of a command line."""
+    """Read lines, for ever. Each is a JSON list: the words of a command line, MORTAL first for a process of `mortal`'s."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.freeze()
     while True:
@@ -39,6 +42,9 @@ def _become(words: list[str], log: str, pidfile: str) -> None:
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for standard in (1, 2):
         os.dup2(written, standard)
+    if words[0] == MORTAL:
+        become_mortal()
+        words = words[1:]
     sys.argv = ["ceph-provisioner", *words]
     sys.exit(main())
 

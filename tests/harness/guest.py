@@ -61,18 +61,31 @@ class GuestNode(NodeCalls):
         self.wait()
         return self
 
-    def start_service(self, *options: str) -> None:
-        words = ["--config", str(self._config), "node", "--csi-endpoint", "unix:///run/csi/csi.sock", "--node-id", NODE]
+    def start_service(self, *options: str, mortal: bool = False) -> None:
+        words = [*(["--mortal"] if mortal else []), "--config", str(self._config), "node", "--node-id", NODE]
+        words += ["--csi-endpoint", "unix:///run/csi/csi.sock"]
         line = json.dumps([*words, "--listen", "127.0.0.2:9872", *options])
         self.run(f"echo {shlex.quote(line)} >/run/cradle")
 
     def wait(self) -> None:
         until(self.answers, 900, "the node in the guest answers", self.log, every=0.5)
 
-    def restart(self) -> None:
-        """Start the service that was killed, and wait for it."""
-        self.start_service()
+    def restart(self, *, mortal: bool = False) -> None:
+        """Start the service that was killed, and wait for it; a mortal one dies when it is told to (`die_before`)."""
+        self.start_service(mortal=mortal)
         self.wait()
+
+    def die_before(self, step: int) -> None:
+        """Have a mortal service die between two steps of what it does next: before that number of them."""
+        self.run(f"rm -f /run/death.steps; echo {step} >/run/death")
+
+    def survived(self) -> bool:
+        """Whether there were fewer steps; nobody dies any more then."""
+        return self.guest.run("rm /run/death 2>/dev/null").code == 0
+
+    def last_steps(self) -> list[str]:
+        """What the service did since, with the step that it did not come to."""
+        return self.run("cat /run/death.steps").splitlines()
 
     def kill(self) -> None:
         """SIGKILL: no time to clear anything away."""

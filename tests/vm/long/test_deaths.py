@@ -1,0 +1,71 @@
+"""The service killed between each two steps of a stage and of the way back, in the guest. About 300 s of one processor."""
+
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from provisioner.ceph.places import Places
+from provisioner.core.attachments import Attachments
+from provisioner.core.uses import Mode, Use
+from tests.harness.ceph import Ceph
+from tests.harness.guest import NODE, GuestNode, new_volume
+
+pytestmark = pytest.mark.timeout(1800)
+
+KINDS = {
+    "krbd": {"volume_context": {"mounter": "rbd"}},
+    "rbd-nbd": {"volume_context": {"mounter": "rbd-nbd"}},
+    "encrypted": {"volume_context": {"encrypted": "true"}, "secrets": {"encryptionPassphrase": "correct horse"}},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mortal(guest: GuestNode) -> Iterator[None]:
+    """The service of this file dies when it is told to."""
+    guest.kill()
+    guest.restart(mortal=True)
+    yield
+    guest.kill()
+    guest.restart()
+
+
+def dies(guest: GuestNode, step: int, call: Callable[..., object], *arguments: object, **named: object) -> bool:
+    """Make a call, and again if the service died before a step of it; whether it did."""
+    guest.die_before(step)
+    try:
+        call(*arguments, **named)
+    except grpc.RpcError:
+        if guest.survived():
+            raise
+        print(step, "before", guest.last_steps()[-1])
+        guest.restart(mortal=True)
+        call(*arguments, **named)
+        return True
+    assert guest.survived()
+    return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_volume_is_staged_and_unstaged_wherever_the_service_dies_on_the_way(
+    guest: GuestNode, ceph: Ceph, places: Places, attachments: Attachments, kind: str
+) -> None:
+    how = {**KINDS[kind], "publish_context": {"pool": ceph.pool}}
+    died, step = [(0, 0, 0)], 0
+    while step == 0 or any(died[-1]):
+        step += 1
+        image = new_volume(ceph, places)
+        volume, path = str(image), guest.staging / image.image
+        attachments.attach(image, NODE, Use(Mode.SINGLE_NODE_WRITER))
+        fresh = dies(guest, step, guest.stage, volume, **how)
+        guest.run(f"echo kept >{path}/file")
+        back = dies(guest, step, guest.unstage, volume)
+        assert (guest.traces(volume), attachments.clients(image, NODE)) == ([], ())
+        kept = dies(guest, step, guest.stage, volume, **how)
+        assert guest.run(f"cat {path}/file") == "kept\n"
+        guest.unstage(volume)
+        assert (guest.traces(volume), attachments.clients(image, NODE)) == ([], ())
+        assert guest.guest.run("pidof rbd-nbd").code != 0
+        attachments.detach(image, NODE)
+        died.append((fresh, back, kept))
+    assert min(sum(each) for each in zip(*died, strict=True)) > 3
