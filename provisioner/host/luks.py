@@ -26,6 +26,8 @@ _DERIVATION = (
     *("--pbkdf", "argon2id", "--pbkdf-memory", str(_MEMORY_KIB)),
     *("--pbkdf-parallel", "1", "--pbkdf-force-iterations", str(_PASSES)),
 )
+_INTEGRITY = "_dif"
+"""What cryptsetup appends to the name of the device with the tags, below the one with the data."""
 _BAD_OPTION, _BAD_PASSPHRASE, _BUSY = 1, 2, 5
 """cryptsetup(8): exit codes."""
 
@@ -38,10 +40,7 @@ class Luks:
 
     def find(self, volume: VolumeId) -> Path | None:
         """The open mapping of the volume."""
-        for entry in SYS_BLOCK.glob("dm-*/dm/name"):
-            if entry.read_text().strip() == tag(volume):
-                return Path("/dev/mapper") / tag(volume)
-        return None
+        return Path("/dev/mapper") / tag(volume) if _is_open(tag(volume)) else None
 
     def format(self, device: Path, how: Encryption, key: str) -> None:
         """Make the header, whatever is there. Raises InvalidRequest for options that cryptsetup refuses."""
@@ -58,11 +57,11 @@ class Luks:
                 raise InvalidRequest("encryptionCipher", said, error.said) from error
             raise _explained(device, error) from error
 
-    def open(self, device: Path, volume: VolumeId, keys: Sequence[str], *, read_only: bool) -> Path:
+    def open(self, device: Path, volume: VolumeId, keys: Sequence[str], *, read_only: bool, integrity: bool = False) -> Path:
         """Open the volume with the first key that does, or give what is open. Raises Denied where none does."""
         if found := self.find(volume):
             return found
-        kind = ["--readonly"] if read_only else ["--allow-discards"]
+        kind = ["--readonly"] if read_only else [] if integrity else ["--allow-discards"]
         for key in keys:
             try:
                 self._run(device, ["open", "--type", "luks2", *kind, str(device), tag(volume)], key)
@@ -105,7 +104,9 @@ class Luks:
             raise _explained(device, error) from error
 
     def grow(self, device: Path, volume: VolumeId, keys: Sequence[str]) -> None:
-        """Let an open volume fill its device. The kernel takes the key anew for that: Raises Unfit without one."""
+        """Let an open volume fill its device. The kernel takes the key anew for that. Unfit without one, or with integrity."""
+        if _is_open(f"{tag(volume)}{_INTEGRITY}"):
+            raise Unfit(f"volume {volume}", "is encrypted with integrityMode: such a volume can't be grown")
         if not keys:
             raise Unfit(f"volume {volume}", "is encrypted: growing it takes csi.storage.k8s.io/node-expand-secret-name")
         failure: CommandFailed | None = None
@@ -133,6 +134,18 @@ class Luks:
     def _run(self, device: Path, words: list[str], key: str, seconds: float = _SECONDS, fds: Sequence[int] = ()) -> None:
         command = ["cryptsetup", "--batch-mode", "--key-file", "-", *words]
         self._commands.run(str(device), command, seconds, stdin=key.encode(), fds=fds)
+
+
+def _is_open(name: str) -> bool:
+    """Whether the device mapper has a device of that name."""
+    return any(_told(entry) == name for entry in SYS_BLOCK.glob("dm-*/dm/name"))
+
+
+def _told(entry: Path) -> str:
+    try:
+        return entry.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _explained(device: Path, error: CommandFailed) -> ProvisionerError:

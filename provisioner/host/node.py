@@ -235,7 +235,7 @@ class Node:
         keys = self._keys.held(image, how) if holds else self._keys.ensure(image, how)
         if not holds:
             self._encrypt(request, how, image, device, keys[0])
-        return self._luks.open(device, request.volume, keys, read_only=request.read_only)
+        return self._luks.open(device, request.volume, keys, read_only=request.read_only, integrity=bool(how.integrity))
 
     def _encrypt(self, request: Stage, how: Encryption, image: Opening, device: Path, key: str) -> None:
         notes = [_ENCRYPTING]

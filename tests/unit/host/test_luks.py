@@ -74,6 +74,14 @@ def test_integrity_is_asked_of_cryptsetup_by_its_name() -> None:
     assert commands.words[commands.words.index("--integrity") + 1] == "hmac-sha256"
 
 
+def test_a_volume_with_integrity_is_opened_without_discards_which_it_can_not_take() -> None:
+    commands = Recording()
+    Luks(commands).open(Path("/dev/x"), VOLUME, ["k"], read_only=False, integrity=True)
+    assert "--allow-discards" not in commands.words
+    Luks(commands).open(Path("/dev/x"), VOLUME, ["k"], read_only=False)
+    assert "--allow-discards" in commands.words
+
+
 def test_each_key_is_tried_and_none_that_opens_is_denied() -> None:
     commands = Recording(ends_with=2)
     with pytest.raises(Denied, match="passphrase"):
