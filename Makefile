@@ -23,7 +23,7 @@ test: lint kubernetes sidecars cinder vm ## every test, against a real Ceph and 
 	@echo "test: running the tests"
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/vm/long --ignore tests/native
 
-test-vm: kubernetes vm venv ## the virtual machine's tests, the long ones too: rbd-nbd whose processes are killed
+test-vm: kubernetes vm venv ## the virtual machine's tests, the long ones too: rbd-nbd whose processes die, deaths before each step of a stage
 	@echo "test-vm: running the tests in a virtual machine"
 	$(PY) -m pytest tests/vm
 

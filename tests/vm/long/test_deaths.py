@@ -25,6 +25,7 @@ def mortal(guest: GuestNode) -> Iterator[None]:
     """The service of this file dies when it is told to."""
     guest.kill()
     guest.restart(mortal=True)
+    guest.with_cheap_keys()
     yield
     guest.kill()
     guest.restart()
