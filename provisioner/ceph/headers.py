@@ -26,7 +26,7 @@ _HEADER_UPDATE = 3
 _PATIENCE_MS = 3000
 """How long watchers may take to say that they heard: one that doesn't finds out whenever it reads the header."""
 _OVER_EMPTY = "\0"
-_NO_OBJECT = 0
+NO_OBJECT = 0
 _PARENT_AT, _WITH_NAMESPACE = 6, 2
 
 
@@ -158,7 +158,7 @@ def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
     """Make the object map of an empty image with room for so many objects; one that is there stays."""
     with rados.WriteOpCtx() as operation:
         operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
-        operation.execute("rbd", "object_map_resize", struct.pack("<QB", objects, _NO_OBJECT))
+        operation.execute("rbd", "object_map_resize", struct.pack("<QB", objects, NO_OBJECT))
         with contextlib.suppress(rados.ObjectExists):
             pool.operate_write_op(operation, f"rbd_object_map.{image_id}")
 

@@ -12,6 +12,7 @@ import rbd
 
 from provisioner.ceph import headers, marks, names, qos
 from provisioner.ceph.errors import explained
+from provisioner.ceph.growth import grow
 from provisioner.ceph.headers import Header
 from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.moulds import Moulds, cast, new_id
@@ -130,14 +131,16 @@ def condemn(pool: rados.Ioctx, stranger: Stranger) -> None:
 
 
 def resize(pool: rados.Ioctx, volume: Volume, size: int, instance: int) -> int:
-    """Grow the image; whoever has it open is told by librbd. `size` in bytes; never shrinks; gives the bytes that it has.
+    """Grow the image; whoever has it open is told. `size` in bytes; never shrinks; gives the bytes that it has.
 
     `instance` is the connection's.
     """
-    with (
-        explained(f"growing image {volume.id}"),
-        opened(instance, pool, volume.image_id) as image,
-    ):
+    with explained(f"growing image {volume.id}"):
+        return size if grow(pool, volume.image_id, size) else _grown_by_librbd(pool, volume, size, instance)
+
+
+def _grown_by_librbd(pool: rados.Ioctx, volume: Volume, size: int, instance: int) -> int:
+    with opened(instance, pool, volume.image_id) as image:
         there = image.size()
         if there >= size:
             return int(there)

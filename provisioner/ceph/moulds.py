@@ -26,7 +26,7 @@ from provisioner.core.model import Blueprint, Layout
 
 _FRESH = 60.0
 """Seconds for which a mould is used: as long as a change of a pool's defaults may go unnoticed."""
-_PLAIN = (
+PLAIN = (
     rbd.RBD_FEATURE_LAYERING
     | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
     | rbd.RBD_FEATURE_OBJECT_MAP
@@ -58,7 +58,7 @@ class Moulds:
 
     def keep(self, plan: Blueprint, made: Header) -> None:
         """Remember what librbd made of a plan, if that is a plain image."""
-        if not made.features & ~_PLAIN:
+        if not made.features & ~PLAIN:
             self._known[plan.id.place, plan.layout] = Mould(made.order, made.features, time.monotonic() + _FRESH)
 
 

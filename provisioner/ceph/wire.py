@@ -19,7 +19,7 @@ FULL_FORCE = 128
 PAGE = 1000
 """Omap pairs that one read can be trusted to give: the OSD stops at `osd_max_omap_entries_per_request`, 1024."""
 
-_MISMATCH = 4095
+MISMATCH = 4095
 """From here on, an errno says at which byte `cmpext` met a difference."""
 _LOCK = "lock."
 _EXCLUSIVE, _CLIENT = 1, 8
@@ -193,7 +193,7 @@ def remove_if_holds(pool: rados.Ioctx, obj: str, content: bytes) -> bool:
         try:
             pool.operate_write_op(operation, obj)
         except rados.Error as error:
-            if errno_of(error) == errno.ENOENT or errno_of(error) >= _MISMATCH:
+            if errno_of(error) == errno.ENOENT or errno_of(error) >= MISMATCH:
                 return False
             raise
     return True

@@ -15,6 +15,7 @@ from typing import IO
 
 from provisioner.ceph.cluster import ClusterConfig
 from provisioner.core.ids import Place, SnapshotId, VolumeId
+from provisioner.core.model import SizeRange
 from tests.harness import faults
 from tests.harness.ceph import Ceph
 from tests.harness.store import GIB, Provisioner
@@ -61,6 +62,8 @@ def act(process: Provisioner, place: Place, words: Sequence[str]) -> None:
         case ["create", *names]:
             for name in names:
                 process.create(place, name)
+        case ["expand", name]:
+            process.volumes.expand(VolumeId(place, name), SizeRange(2 * GIB))
         case ["snapshot", volume, name]:
             process.snapshot(place, volume, name)
         case ["clone", name, source]:

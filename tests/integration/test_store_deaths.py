@@ -1,4 +1,4 @@
-"""A process that dies at every call of every operation: asked again, it converges, and nothing is left over. Takes about 30 s.
+"""A process that dies at every call of every operation: asked again, it converges, and nothing is left over. Takes about 40 s.
 
 CEPH_PROVISIONER_TEST_KILLS=all dies at each call, and at more moments within librbd's own; by default, at a choice of them.
 """
@@ -20,7 +20,7 @@ from provisioner.core.ids import Place, SnapshotId, VolumeId
 from provisioner.core.model import Snapshot
 from tests.harness.ceph import Ceph
 from tests.harness.slayer import Fate, Slayer, act
-from tests.harness.store import Provisioner, at, at_home, image_id, index, omap, unexplained
+from tests.harness.store import GIB, Provisioner, at, at_home, image_id, index, omap, unexplained
 from tests.harness.waiting import until
 
 ALL = os.environ.get("CEPH_PROVISIONER_TEST_KILLS") == "all"
@@ -60,6 +60,7 @@ class Case:
 CASES = [
     Case(("create", "new"), src=False, snapshots=()),
     Case(("create", "new", "next"), src=False, snapshots=()),
+    Case(("expand", "src")),
     Case(("snapshot", "src", "new")),
     Case(("clone", "new", "src")),
     Case(("restore", "new", "@base")),
@@ -139,6 +140,7 @@ class Scene:
             with rbd.Image(self.pool, name) as image:
                 assert image.read(0, len(CONTENT)) == (bytes(len(CONTENT)) if self.case.words[0] == "create" else CONTENT)
                 assert image.flags() == 0, "the object map is good"
+                assert self.case.words[0] != "expand" or image.size() == 2 * GIB
             self._is_linked(self.pool, name)
         self.steady.reap()
         assert not unexplained(self.pool)
