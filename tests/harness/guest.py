@@ -46,10 +46,12 @@ exec /usr/sbin/cryptsetup "$@"
 
 _TRAP = """#!/bin/sh
 # Kills the service once, before NAME has run or after, or leaves NAME half done, as /run/trap says. Then it is NAME.
+# One that is late outlives the service, and does its work when another one runs.
 read -r when <"/run/trap/NAME" 2>/dev/null
 rm -f /run/trap/NAME
 end() { kill -9 $(cat /run/node.pid); }
 [ "$when" = before ] && { end; exit 1; }
+[ "$when" = late ] && { end; sleep 15; REAL "$@" 2>/run/late.said; echo $? >/run/late; exit; }
 for device in "$@"; do :; done
 [ "$when" = half ] && { REAL "$@" && dd if=/dev/urandom of="$device" bs=64k count=16 oflag=direct 2>/dev/null; end; exit 1; }
 REAL "$@"
@@ -115,7 +117,7 @@ class GuestNode(NodeCalls):
         self.run("kill -9 $(cat /run/node.pid)")
 
     def trap(self, program: str, when: str) -> None:
-        """Have the service killed as it runs a program of the host: `before` it does anything, `after`, or `half` way.
+        """Have the service killed as it runs a program of the host: `before` it does anything, `after`, `half` way, or `late`.
 
         Half way is nothing but noise at the start of the device, of which nobody could say what it was to be.
         """

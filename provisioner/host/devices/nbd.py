@@ -53,7 +53,7 @@ class NbdDevices:
 
     def find(self, volume: VolumeId) -> Path | None:
         """The device, if the process behind it lives."""
-        device = _devices().get(_cookie(volume))
+        device = _device(_cookie(volume))
         return device if device is not None and processes(_cookie(volume)) else None
 
     def lost(self) -> list[VolumeId]:
@@ -68,12 +68,13 @@ class NbdDevices:
     def attach(self, attachment: Attachment) -> Path:
         """Start a process for the image: on the device that lost its own, or else on a new one."""
         image, cookie = attachment.image, _cookie(attachment.image.volume)
-        device = _devices().get(cookie)
-        words = command(replace(attachment, read_only=is_read_only(device)) if device else attachment, device)
+        nbd_options(attachment.options)
         if found := self.find(image.volume):
             return found
-        self._start(image, words)
-        device = _devices().get(cookie)
+        self._end(cookie)  # a service that was killed may have left a mapping under way
+        device = _device(cookie)
+        self._start(image, command(replace(attachment, read_only=is_read_only(device)) if device else attachment, device))
+        device = _device(cookie)
         if device is None:
             self._end(cookie)
             raise Unavailable(f"image {image.volume} was mapped, and its device is gone again, or bears no cookie")
@@ -83,12 +84,9 @@ class NbdDevices:
         """Unmap, and see to it that the process ends: only then is its client gone from Ceph. InUse while the device is."""
         cookie = _cookie(volume)
         serving = processes(cookie)
-        if device := _devices().get(cookie):
-            # nbd lets go of a device that is in use, with whatever was not yet written to it
-            if users := self._users(device):
-                raise InUse(str(device), users)
-            self._told(device, lambda: netlink.disconnect(_index(device)), _UNMAP_SECONDS)
+        self._disconnect(cookie)
         self._end(cookie, serving)
+        self._disconnect(cookie)  # what a mapping that was under way has come to
 
     def grow(self, image: Opening) -> None:
         """Tell the kernel the image's size: not every rbd-nbd can."""
@@ -121,6 +119,13 @@ class NbdDevices:
             raise
         finally:
             os.close(key)
+
+    def _disconnect(self, cookie: str) -> None:
+        if device := _device(cookie):
+            # nbd lets go of a device that is in use, with whatever was not yet written to it
+            if users := self._users(device):
+                raise InUse(str(device), users)
+            self._told(device, lambda: netlink.disconnect(_index(device)), _UNMAP_SECONDS)
 
     def _told(self, device: Path, tell: Callable[[], None], seconds: float) -> None:
         try:
@@ -184,6 +189,10 @@ def _index(device: Path) -> int:
 
 def _cookie(volume: VolumeId) -> str:
     return f"{_COOKIE}{volume}"
+
+
+def _device(cookie: str) -> Path | None:
+    return _devices().get(cookie)
 
 
 def _devices() -> dict[str, Path]:

@@ -8,8 +8,11 @@ import pytest
 from provisioner.ceph.places import Places
 from provisioner.core.attachments import Attachments
 from provisioner.core.uses import Mode, Use
+from tests.contract.driver import MIB
 from tests.harness.ceph import Ceph
 from tests.harness.guest import NODE, GuestNode, new_volume
+from tests.harness.node import new_image
+from tests.harness.waiting import until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -21,11 +24,12 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def mortal(guest: GuestNode) -> Iterator[None]:
+def mortal(guest: GuestNode, attachments: Attachments) -> Iterator[None]:
     """The service of this file dies when it is told to."""
     guest.kill()
     guest.restart(mortal=True)
     guest.with_cheap_keys()
+    until(lambda: NODE in [node.id for node in attachments.nodes("dev")], 120, "the node is known", guest.log)
     yield
     guest.kill()
     guest.restart()
@@ -70,3 +74,20 @@ def test_a_volume_is_staged_and_unstaged_wherever_the_service_dies_on_the_way(
         attachments.detach(image, NODE)
         died.append((fresh, back, kept))
     assert min(sum(each) for each in zip(*died, strict=True)) > 3
+
+
+def test_a_format_that_outlives_the_service_does_not_touch_what_was_mounted_since(guest: GuestNode, ceph: Ceph) -> None:
+    volume = new_image(ceph, 64 * MIB)
+    guest.trap("mkfs.ext4", "late")
+    with pytest.raises(grpc.RpcError):
+        guest.stage(volume)
+    guest.restart(mortal=True)
+    path = guest.stage(volume)
+    guest.run(f"echo kept >{path}/file && sync -f {path}")
+    until(lambda: guest.guest.run("test -e /run/late").code == 0, 240, "the late format has ended", every=1)
+    guest.untrap("mkfs.ext4")
+    guest.unstage(volume)
+    guest.stage(volume)
+    assert guest.run(f"cat {path}/file") == "kept\n"
+    guest.unstage(volume)
+    assert guest.traces(volume) == []

@@ -86,6 +86,19 @@ def test_a_restarted_service_knows_its_devices_and_detaches_them(guest: GuestNod
         assert image.read(0, 20) == b"on the device itself"
 
 
+def test_a_mapping_that_was_under_way_as_the_service_was_killed_is_not_there_twice(guest: GuestNode, ceph: Ceph) -> None:
+    volume = new_image(ceph, 64 * MIB)
+    guest.run("(until pidof rbd-nbd; do :; done; kill -9 $(cat /run/node.pid)) </dev/null >/dev/null 2>&1 &")
+    with pytest.raises(grpc.RpcError):
+        guest.stage(volume, volume_context=NBD)
+    guest.restart()
+    guest.stage(volume, volume_context=NBD)
+    assert guest.run("cat /sys/block/nbd*/backend").split() == [f"cp:{volume}"]
+    assert len(processes(guest)) == 1
+    guest.unstage(volume)
+    assert left(guest, volume) == []
+
+
 def test_a_reader_can_not_write_and_leaves_nothing(guest: GuestNode, ceph: Ceph) -> None:
     volume = new_image(ceph, 64 * MIB)
     path = guest.stage(volume, volume_context=NBD)
