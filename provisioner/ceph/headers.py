@@ -75,6 +75,17 @@ def read_header(pool: rados.Ioctx, image_id: str, *tags: str) -> Header | None:
     return parse_header(image_id, values) if values else None
 
 
+def read_fields(pool: rados.Ioctx, image_id: str) -> Header | None:
+    """The header without metadata, in one read, asked for key by key; None if there is none, or it holds no image."""
+    values = wire.omap_values(pool, header_object(image_id), *_FIELDS)
+    return parse_header(image_id, values) if "order" in values else None
+
+
+def has_metadata(pool: rados.Ioctx, image_id: str) -> bool:
+    """Tell whether the image bears any metadata, whosever."""
+    return bool(wire.omap_page(pool, header_object(image_id), "", _METADATA, 1))
+
+
 def write_metadata(pool: rados.Ioctx, image_id: str, values: Mapping[str, str], only_without: str = "") -> bool:
     """Set metadata keys in one atomic step, if the image exists and bears no key `only_without`; tell whether they were set.
 

@@ -4,10 +4,11 @@ Only librbd knew their ids, so they can be found by looking at the names of all 
 `suspects` says that there may be some, after a stall or a death; in steps, and a sixth of the time at most.
 
 What goes: an object map without a header, a header that holds no image, and one of an image that a client on that list began to
-make, which bears no mark, no snapshot and no parent. An image is listed before its header is made, and until its header is
-gone; so what is on no list is nobody's, not even work under way.
+make, which bears no metadata, no snapshot, no parent and no data. An image is listed before its header is made, and until its
+header is gone; so what is on no list is nobody's, not even work under way.
 """
 
+import contextlib
 import errno
 import logging
 import time
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 
 import rados
 
-from provisioner.ceph import headers, marks, names, suspects, wire
+from provisioner.ceph import headers, names, suspects, wire
 from provisioner.ceph.errors import errno_of, explained
 from provisioner.ceph.places import Room
 from provisioner.ceph.registry import PROCESSES
 from provisioner.ceph.salvage import Sightings
+from provisioner.core.errors import NotFound, Unavailable
 from provisioner.core.ids import Place
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ MayGoOn = Callable[[], bool]
 """Waits between two steps; False ends the walk."""
 LOCK = "sweep"
 _PAGE = 500
+_LOOKS = 20
+"""Times that the directory may change while it is compared with the trash."""
 _HEADER, _MAP = "rbd_header", "rbd_object_map"
 _CHANGED = (errno.ENOENT, errno.EINVAL, errno.ERANGE, errno.EOVERFLOW)
 """What asserting a version of an object says that changed since, or is gone."""
@@ -81,7 +85,7 @@ def _swept(room: Room, due: Mapping[int, str], may_go_on: MayGoOn) -> Sweep:
     """The suspects stay on their list if not everything was seen."""
     listing, removed = _Listing(room.pool, min(room.registry.timeout / 2, 2.0)), 0
     for page in listing.pages():
-        removed += sum(_remove(room.pool, image_id, page[image_id], due) for image_id in _unlisted(room.pool, page))
+        removed += sum(_remove(room, image_id, page[image_id], due) for image_id in _unlisted(room.pool, page))
         if not may_go_on():
             return Sweep(removed)
     if listing.whole:
@@ -126,36 +130,70 @@ class _Listing:
 
 
 def _unlisted(pool: rados.Ioctx, image_ids: Collection[str]) -> set[str]:
-    """Those that neither the directory nor the trash lists; an image that is moved between them is always in one."""
+    """Those that neither the directory nor the trash lists. Raises Unavailable where that can't be told.
+
+    The directory has to be the same before and after the look into the trash: what is moved to and fro would be missed in
+    both. One that is lost says nothing of any image: it is made before the first header is.
+    """
     keys = {f"id_{each}" for each in image_ids}
-    for listed in (names.DIRECTORY, names.TRASH, names.DIRECTORY):
-        if keys:
+    for _ in range(_LOOKS if keys else 0):
+        keys -= wire.omap_values(pool, names.DIRECTORY, *keys).keys()
+        version = pool.get_last_version()
+        for listed in (names.TRASH, names.DIRECTORY):
+            if not keys:
+                return set()
             keys -= wire.omap_values(pool, listed, *keys).keys()
-    return {key.removeprefix("id_") for key in keys}
+        if version and version == pool.get_last_version():
+            return {key.removeprefix("id_") for key in keys}
+    if keys:
+        raise Unavailable(f"{names.DIRECTORY} is lost, or changes all the time")
+    return set()
 
 
-def _remove(pool: rados.Ioctx, image_id: str, objects: Collection[str], makers: Collection[int]) -> int:
+def _remove(room: Room, image_id: str, objects: Collection[str], makers: Collection[int]) -> int:
     """Remove what of these objects of an unlisted image is nobody's; how many."""
-    header = headers.header_object(image_id)
-    values = wire.omap_whole(pool, header)
+    pool, obj = room.pool, headers.header_object(image_id)
+    header = headers.read_fields(pool, image_id)
     version = pool.get_last_version()
-    if "order" in values and not _is_torso(headers.parse_header(image_id, values), makers):
+    if header is not None and not _is_torso(room, header, makers):
         return 0
-    going = [each for each in objects if each != header]
-    if header in objects:
-        if not _removed_as_seen(pool, header, version):
+    going = [each for each in objects if each != obj]
+    if obj in objects:
+        if not _removed_as_seen(pool, obj, version):
             return 0
-        log.warning("%s was on no list, and is removed: Ceph did not answer its create in time", header)
+        log.warning("%s was on no list, and is removed: Ceph did not answer its create in time", obj)
     for each in going:
-        pool.remove_object(each)
-        log.warning("%s had no image, and is removed", each)
+        with contextlib.suppress(rados.ObjectNotFound):  # an image that was removed meanwhile
+            pool.remove_object(each)
+            log.warning("%s had no image, and is removed", each)
     return len(objects)
 
 
-def _is_torso(header: headers.Header, makers: Collection[int]) -> bool:
-    """Tell that the image was never more than begun, by one of these clients."""
-    untouched = marks.FINGERPRINT not in header.metadata and header.parent is None and not header.snap_seq
-    return untouched and any(names.is_made_by(header.image_id, maker) for maker in makers)
+def _is_torso(room: Room, header: headers.Header, makers: Collection[int]) -> bool:
+    """Tell that the image was never more than begun, by one of these clients.
+
+    An id can seem to be of a client whose number begins another's: so nothing that bears metadata, or that was written to
+    from its beginning on, is taken for one.
+    """
+    if header.parent is not None or header.snap_seq or not any(names.is_made_by(header.image_id, maker) for maker in makers):
+        return False
+    return not headers.has_metadata(room.pool, header.image_id) and not _is_written(room, header)
+
+
+def _is_written(room: Room, header: headers.Header) -> bool:
+    """Tell whether the first object of the image's data is there; also if there is no such pool to look into any more."""
+    first = f"{header.image_id}.{0:016x}"
+    try:
+        if header.data_pool_id == headers.NO_DATA_POOL:
+            room.pool.stat(f"rbd_data.{first}")
+        else:
+            with room.connection.pool_by_id(header.data_pool_id, room.pool.get_namespace()) as data:
+                data.stat(f"rbd_data.{room.pool.get_pool_id()}.{first}")
+    except rados.ObjectNotFound:
+        return False
+    except NotFound:
+        return True
+    return True
 
 
 def _removed_as_seen(pool: rados.Ioctx, obj: str, version: int) -> bool:

@@ -9,9 +9,9 @@ import pytest
 import rados
 import rbd
 
-from provisioner.ceph import names, suspects
+from provisioner.ceph import names, suspects, wire
 from provisioner.ceph.orphans import Sweeper
-from provisioner.core.errors import ProvisionerError
+from provisioner.core.errors import ProvisionerError, Unavailable
 from provisioner.core.ids import Place
 from tests.harness.ceph import Ceph
 from tests.harness.half_made import ALL
@@ -132,7 +132,23 @@ def _with_snapshot(ceph: Ceph, sweeping: Provisioner, peer: Provisioner, place: 
         return lose(pool, "begun")
 
 
-@pytest.mark.parametrize("state", [_foreign, _marked, _with_snapshot])
+def _written(ceph: Ceph, sweeping: Provisioner, peer: Provisioner, place: Place) -> str:
+    with sweeping.places.at(place, None) as (_, pool):
+        rbd.RBD().create(pool, "begun", GIB, features=ALL)
+        with rbd.Image(pool, "begun") as image:
+            image.write(b"a boot record", 0)
+        return lose(pool, "begun")
+
+
+def _described(ceph: Ceph, sweeping: Provisioner, peer: Provisioner, place: Place) -> str:
+    with sweeping.places.at(place, None) as (_, pool):
+        rbd.RBD().create(pool, "begun", GIB, features=ALL)
+        with rbd.Image(pool, "begun") as image:
+            image.metadata_set("said-by", "an administrator")
+        return lose(pool, "begun")
+
+
+@pytest.mark.parametrize("state", [_foreign, _marked, _with_snapshot, _written, _described])
 def test_what_somebody_may_miss_stays(
     ceph: Ceph, sweeping: Provisioner, peer: Provisioner, place: Place, state: Callable[..., str]
 ) -> None:
@@ -142,6 +158,45 @@ def test_what_somebody_may_miss_stays(
     with at(ceph, place) as pool:
         assert {f"rbd_header.{made}", f"rbd_object_map.{made}"} <= objects(pool)
     assert not suspected(ceph, place), "it was looked for"
+
+
+def test_nothing_goes_where_the_directory_of_images_is_lost(ceph: Ceph, sweeping: Provisioner, place: Place) -> None:
+    begin(sweeping, place)
+    suspect(ceph, place, sweeping)
+    with at(ceph, place) as pool:
+        pool.remove_object(names.DIRECTORY)
+        before = objects(pool)
+        assert [type(done) for _, done in sweeping.store.sweep(lambda: True)] == [Unavailable]
+        assert objects(pool) == before
+
+
+def test_an_image_that_is_taken_back_and_thrown_away_between_two_looks_stays(
+    ceph: Ceph, sweeping: Provisioner, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is asked while the image is in the trash, the trash while it is not, and so on."""
+    with sweeping.places.at(place, None) as (_, pool):
+        rbd.RBD().create(pool, "to-and-fro", GIB, features=ALL)
+        made = image_id(pool, "to-and-fro")
+        rbd.RBD().trash_move(pool, "to-and-fro", 0)
+    look, looks = wire.omap_values, list[str]()
+
+    def look_and_move(pool: rados.Ioctx, obj: str, *keys: str) -> dict[str, bytes]:
+        seen = look(pool, obj, *keys)
+        if f"id_{made}" in keys and len(looks) < 5:
+            looks.append(obj)
+            with at(ceph, place) as by_hand:
+                if obj == names.DIRECTORY and len(looks) % 3 != 0:
+                    rbd.RBD().trash_restore(by_hand, made, "to-and-fro")
+                elif obj == names.TRASH:
+                    rbd.RBD().trash_move(by_hand, "to-and-fro", 0)
+        return seen
+
+    suspect(ceph, place, sweeping)
+    monkeypatch.setattr(wire, "omap_values", look_and_move)
+    assert sweeping.sweep() == 0
+    assert looks[:3] == [names.DIRECTORY, names.TRASH, names.DIRECTORY]
+    with at(ceph, place) as pool:
+        assert f"rbd_header.{made}" in objects(pool)
 
 
 def test_what_a_process_left_goes_when_it_is_buried(ceph: Ceph, sweeping: Provisioner, twin: Provisioner, place: Place) -> None:
