@@ -63,7 +63,7 @@ class Moulds:
 
 
 def cast(pool: rados.Ioctx, plan: Blueprint, mould: Mould, image_id: str, marks: Mapping[str, str]) -> bool:
-    """Make the image, with these metadata; False, and nothing of it is left, if the name is taken."""
+    """Make the image, with these metadata; False, and nothing of it is left, if the name is taken, or by chance the id."""
     name = plan.id.image
     if _is_of_old_format(pool, name) or not names.enlist(pool, name, image_id):
         return False
@@ -74,6 +74,10 @@ def cast(pool: rados.Ioctx, plan: Blueprint, mould: Mould, image_id: str, marks:
         if mould.features & rbd.RBD_FEATURE_OBJECT_MAP:
             headers.make_empty_map(pool, image_id, -(-plan.size >> mould.order))
         _make_header(pool, plan.size, mould, image_id, marks)
+    except rados.ObjectExists:  # a header with that id, of an image in the trash: the map is that one's, too
+        names.unlist(pool, name, image_id)
+        names.remove_id(pool, name, image_id)
+        return False
     except rados.TimedOut:  # the header may come into being yet: it has to be found then
         raise
     except rados.Error:

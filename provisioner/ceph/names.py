@@ -5,6 +5,7 @@ together with the id that it was seen with: a name that was made anew meanwhile 
 """
 
 import contextlib
+import errno
 import struct
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import rados
 
 from provisioner.ceph import wire
+from provisioner.ceph.errors import errno_of
 
 DIRECTORY = "rbd_directory"
 TRASH = "rbd_trash"
@@ -72,13 +74,15 @@ def enter(pool: rados.Ioctx, name: str, image_id: str) -> None:
 
 
 def enlist(pool: rados.Ioctx, name: str, image_id: str) -> bool:
-    """List a new pair; False if the name or the id is listed already. A full pool refuses it."""
+    """List a new pair; False if the name or the id is listed already."""
     with rados.WriteOpCtx() as operation:
         operation.execute("rbd", "dir_add_image", wire.string(name) + wire.string(image_id))
         try:
             pool.operate_write_op(operation, DIRECTORY)
-        except rados.ObjectExists:
-            return False
+        except rados.Error as error:
+            if errno_of(error) in (errno.EEXIST, errno.EBADF):  # of the name, of the id
+                return False
+            raise
     return True
 
 

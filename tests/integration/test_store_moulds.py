@@ -93,6 +93,23 @@ def test_beside_an_image_of_format_1_none_is_made(ceph: Ceph, place: Place, ours
     assert set(cast) == {"old"}
 
 
+@pytest.mark.parametrize("leave", [False, True], ids=["a volume", "an image in the trash"])
+def test_an_id_that_is_another_s_by_chance_is_given_up(
+    ceph: Ceph, place: Place, ours: Provisioner, cast: list[str], monkeypatch: pytest.MonkeyPatch, leave: bool
+) -> None:
+    other, real = ours.create(place, "other").image_id, moulds.new_id
+    if leave:
+        ours.delete(place, "other")
+    ids = iter([other])
+    monkeypatch.setattr("provisioner.ceph.images.new_id", lambda instance: next(ids, real(instance)))
+    with at(ceph, place) as pool:
+        before = pool.read(f"rbd_object_map.{other}")
+        assert ours.create(place, "new").image_id != other
+        assert cast == ["new", "new"]
+        assert pool.read(f"rbd_object_map.{other}") == before
+        assert not unexplained(pool)
+
+
 def test_two_processes_at_once_make_one_image(ceph: Ceph, place: Place, ours: Provisioner, peer: Provisioner) -> None:
     for process, name in ((ours, "a"), (peer, "b")):
         process.create(place, name)
