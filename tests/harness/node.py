@@ -107,6 +107,10 @@ class NodeProgram(NodeCalls):
         until(self.answers, 120, "the node answers", lambda: self.log.read_text()[-2000:])
         return self
 
+    def contain(self) -> None:
+        """Have it started as in a container: with processes and mounts of its own, which all end with it."""
+        self._command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *self._command]
+
     def kill(self) -> None:
         """SIGKILL: no time to clear anything away."""
         if self.process is not None and self.process.poll() is None:
@@ -153,10 +157,12 @@ class NodeProgram(NodeCalls):
 
 
 @contextmanager
-def node_program(ceph: Ceph, *options: str) -> Iterator[NodeProgram]:
+def node_program(ceph: Ceph, *options: str, contained: bool = False) -> Iterator[NodeProgram]:
     """A node for the block; afterwards nothing of it is left in the kernel."""
     with tempfile.TemporaryDirectory(prefix="cp-node-", dir="/tmp", ignore_cleanup_errors=True) as directory:
         program = NodeProgram(ceph, Path(directory), *options)
+        if contained:
+            program.contain()
         try:
             yield program.start()
         finally:

@@ -17,6 +17,7 @@ import rbd
 
 from csi.pb import csi_pb2
 from provisioner.ceph.marks import PREFIX
+from provisioner.host.blocks import loops_on, unmounted_loops
 from tests.contract.driver import MIB, capability, refused
 from tests.harness.ceph import Ceph
 from tests.harness.node import NodeProgram, new_image, node_program
@@ -104,6 +105,20 @@ def test_a_volume_whose_daemon_died_is_told_of_and_mended_by_the_next_stage(node
     assert node.ills(volume, path) == []
     node.unstage(volume)
     assert node.traces(volume) == []
+
+
+def test_a_device_whose_daemon_died_with_its_container_is_freed_with_its_volume(ceph: Ceph) -> None:
+    """The mount of its file is gone, and the kernel has no path for that any more."""
+    volume = new_image(ceph, locked=False)
+    with node_program(ceph, contained=True) as node:
+        node.stage(volume, capability(block=True))
+        (loop,) = loops_on(node.image_file(volume))
+        node.kill()
+        until(lambda: loop in unmounted_loops(), 60, "the container is gone with its daemon")
+        node.start()
+        node.unstage(volume)
+        assert loop not in unmounted_loops()
+        assert node.traces(volume) == []
 
 
 @pytest.mark.parametrize("offset", [0, 1 * MIB, 511 * MIB, 512 * MIB - 19])

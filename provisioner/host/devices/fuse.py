@@ -2,7 +2,8 @@
 
 The daemon is a process of its own and outlives a restart of this one, but not that of a container it was started in. All
 that is known of a device is in the kernel: the mount on the image's file, the loop device with that file behind it, and
-the daemon's socket beside it.
+the daemon's socket beside it. A container's end takes the mount along, too: its loop device is good for nothing then, and is
+freed when it is mounted nowhere any more.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from pathlib import Path
 from provisioner.core.errors import InUse, InvalidRequest, NotFound, ProvisionerError, Unavailable
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Opening
-from provisioner.host.blocks import loops_on, size_of, tag
+from provisioner.host.blocks import is_cut_off, loops_on, size_of, tag, unmounted_loops
 from provisioner.host.commands import CommandFailed, Commands
 from provisioner.host.devices.qmp import connected, listener
 from provisioner.host.mounts import Mounts, make_place
@@ -75,6 +76,7 @@ class FuseDevices:
         file = self._file(volume)
         for loop in loops_on(file):
             self._free(volume, loop)
+        self._free_lost(volume)
         self._end(volume)
         self._mounts.unmount(file)
         shutil.rmtree(file.parent, ignore_errors=True)
@@ -146,6 +148,16 @@ class FuseDevices:
         if not until(lambda: loop not in loops_on(self._file(volume)), _ANSWER_SECONDS):
             raise InUse(str(loop), ["a process that has the device open"])
 
+    def _free_lost(self, volume: VolumeId) -> None:
+        """Free loop devices whose daemon ended together with its container: nothing tells any more whose they were."""
+        for loop in unmounted_loops():
+            with contextlib.suppress(OSError, Unavailable):  # another volume's end is at it, too
+                if not self._mounts.of(loop) and self._is_lost(loop):
+                    self._losetup(volume, "--detach", str(loop))
+
+    def _is_lost(self, loop: Path) -> bool:
+        return self._patience.call(f"the daemon of {loop}", _ANSWER_SECONDS, lambda: is_cut_off(loop))
+
     def _losetup(self, volume: VolumeId, *words: str) -> None:
         try:
             self._commands.run(str(volume), ["losetup", *words], _SECONDS)
@@ -194,10 +206,10 @@ def daemon_command(attachment: Attachment, file: Path, key_file: str) -> list[st
         "writable": not attachment.read_only,
     }
     words = ["qemu-storage-daemon", "--daemonize"]
-    words += ["--object", json.dumps({"qom-type": "secret", "id": "key", "format": "base64", "file": key_file})]
-    words += ["--blockdev", json.dumps(node), "--export", json.dumps(export)]
+    # in this order: by its socket one is found that still opens its image, and without a directory for that it mounts nothing
     words += ["--chardev", "socket,id=qmp,path=qmp,server=on,wait=off", "--monitor", "chardev=qmp"]
-    return words
+    words += ["--object", json.dumps({"qom-type": "secret", "id": "key", "format": "base64", "file": key_file})]
+    return [*words, "--blockdev", json.dumps(node), "--export", json.dumps(export)]
 
 
 def _starting(file: Path) -> list[int]:

@@ -54,6 +54,7 @@ def test_the_daemons_command_line_names_the_image_and_no_key() -> None:
     image = Opening(VOLUME, "f", "1f", 1 << 20, ("10.0.0.1:6789", "[fd00::1]:6789"), Credentials("u", "SECRET=="))
     words = daemon_command(Attachment(image, read_only=True), Path("/run/x/image"), "/proc/self/fd/9")
     assert "SECRET" not in " ".join(words)
+    assert words.index("--monitor") < words.index("--blockdev"), "one that still opens its image is found by its socket"
     node = json.loads(words[words.index("--blockdev") + 1])
     assert (node["pool"], node["namespace"], node["image"], node["read-only"]) == ("rbd", "space", "pvc-1", True)
     assert node["server"] == [{"host": "10.0.0.1", "port": "6789"}, {"host": "fd00::1", "port": "6789"}]
