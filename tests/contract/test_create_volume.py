@@ -61,7 +61,7 @@ def test_concurrent_repeats_all_get_the_same_answer(driver: Driver) -> None:
     name, together = unique(), threading.Barrier(12)
 
     def ask(_: int) -> str:
-        together.wait(10)
+        together.wait(60)
         return driver.create(name).volume_id
 
     with ThreadPoolExecutor(12) as pool:

@@ -119,7 +119,7 @@ def test_after_the_deletion_nothing_is_left_in_either_pool(coded: Driver, cluste
     coded.delete(made.volume_id)
     with closing(Provisioner(cluster.config())) as ours:
         ours.volumes.attend(Place("dev", cluster.pool))
-        until(lambda: ours.purge() and image_id not in str(cluster.objects()), 30, "the image is purged")
+        until(lambda: ours.purge() and image_id not in str(cluster.objects()), 60, "the image is purged")
     assert data_objects(cluster, image_id) == []
     assert [each for each in cluster.objects() if name in each or image_id in each] == []
 
@@ -151,7 +151,7 @@ def test_capacity_is_what_the_coded_pool_can_take(coded: Driver, cluster: Ceph) 
         request = csi_pb2.GetCapacityRequest(parameters=CODED)
         return coded.controller.GetCapacity(request, timeout=30).available_capacity, entry["stats"]["max_avail"]
 
-    until(lambda: told()[0] == told()[1] > 0, 30, "it is what Ceph says", lambda: str(told()))
+    until(lambda: told()[0] == told()[1] > 0, 60, "it is what Ceph says", lambda: str(told()))
 
 
 def test_a_coded_pool_can_hold_data_only(coded: Driver) -> None:

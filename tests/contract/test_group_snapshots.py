@@ -97,7 +97,7 @@ def test_concurrent_repeats_all_get_the_same_answer(driver: Driver, volumes: lis
     name, together = unique("group-"), threading.Barrier(5)
 
     def ask(_: int) -> tuple[str, ...]:
-        together.wait(10)
+        together.wait(60)
         return tuple(members_of(take(driver, ids(volumes), name)))
 
     with ThreadPoolExecutor(5) as pool:

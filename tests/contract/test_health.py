@@ -109,7 +109,7 @@ def test_a_pool_that_reached_its_quota_degrades_its_volumes_and_they_are_listed(
         volumes = [mine.create(parameters={"pool": pool}).volume_id for _ in range(3)]
         assert listed(mine).entries == []
         with quota(ceph, pool, 1):
-            until(lambda: health(mine, volumes[0]) == [("DEGRADED", "PoolFull")], 30, "the volume is told degraded")
+            until(lambda: health(mine, volumes[0]) == [("DEGRADED", "PoolFull")], 60, "the volume is told degraded")
             assert sorted(entry.volume_id for entry in listed(mine).entries) == sorted(volumes)
             first = listed(mine, max_entries=2)
             rest = listed(mine, starting_token=first.next_token)

@@ -69,7 +69,7 @@ def client_of(gateway: RadosGateway, made: pb.Bucket) -> Any:
 
 
 def gone(gateway: RadosGateway, uid: str) -> None:
-    until(lambda: f"cp-bucket.{uid}" not in gateway.users() and uid not in gateway.buckets(), 30, f"{uid} is removed")
+    until(lambda: f"cp-bucket.{uid}" not in gateway.users() and uid not in gateway.buckets(), 60, f"{uid} is removed")
 
 
 def test_version_and_classes_are_told(buckets: Buckets) -> None:
@@ -211,7 +211,7 @@ def test_iri_buckets_makes_a_bucket_and_ends_on_sigterm(ceph: Ceph, gateway: Rad
     words += ["--address", f"unix://{socket}", "--bucket-classes", str(classes), "--listen", "127.0.0.1:0"]
     process = subprocess.Popen([*words, "--rgw-endpoint", gateway.url, "--rgw-keys", str(gateway.keys)])
     try:
-        until(socket.exists, 20, "the socket is there")
+        until(socket.exists, 60, "the socket is there")
         made = (client := Buckets(socket)).create()
         assert made.status.access.endpoint == f"{made.metadata.id}.{gateway.host}"
         client.close()

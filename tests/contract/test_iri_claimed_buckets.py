@@ -52,7 +52,7 @@ def buckets(
     words += ["--kubeconfig", str(account), "--storage-class", operator[1], "--bucket-endpoint", HOST]
     process = subprocess.Popen(words)
     try:
-        until(socket.exists, 20, "the socket is there")
+        until(socket.exists, 60, "the socket is there")
         client = Buckets(socket)
         yield client
         client.close()
@@ -111,7 +111,7 @@ def test_a_deleted_bucket_is_off_all_lists_at_once_and_its_objects_go(
             buckets.create(uid)
     finally:
         operator[0].paused.clear()
-    until(lambda: uid not in gateway.buckets(), 30, "the bucket is removed")
+    until(lambda: uid not in gateway.buckets(), 60, "the bucket is removed")
     with pytest.raises(ClientError):
         s3.get_object(Bucket=uid, Key="a")
 
@@ -127,7 +127,7 @@ def test_a_broken_claim_is_an_error_and_hides_no_other(buckets: Buckets, kuberne
     kubernetes.api.patch(CLAIMS.path(NAMESPACE, broken), {"metadata": {"annotations": {"touched": "yes"}}})
     states = until(
         lambda: (s := {each.metadata.id: each.status.state for each in buckets.listed()})[broken] == pb.BUCKET_ERROR and s,
-        20,
+        60,
         "the broken claim's bucket is an error",
     )
     assert states[whole] == pb.BUCKET_AVAILABLE

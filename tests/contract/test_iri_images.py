@@ -121,7 +121,7 @@ def test_a_spoilt_image_is_an_error_until_the_registry_has_a_good_one(images: Ru
     reference = registry.push("spoilt", data)
     with registry.spoilt(data):
         images.create_from_image(uid := new_uid(), reference)
-        until(lambda: images.by_uid(uid)[0].status.state == pb.VOLUME_ERROR, 20, "it is an error")
+        until(lambda: images.by_uid(uid)[0].status.state == pb.VOLUME_ERROR, 60, "it is an error")
         assert "ImagePullFailed" in images.told(uid)
         assert uid not in ceph.images()
     available(images, uid)
@@ -134,7 +134,7 @@ def test_a_lost_layer_is_looked_for_again(images: Runtime, registry: Registry, c
     with registry.lost(data):
         made = images.create_from_image(uid := new_uid(), reference)
         assert made.status.state in (pb.VOLUME_PENDING, pb.VOLUME_ERROR)
-        until(lambda: "ImagePullFailed" in images.told(uid), 20, "it failed once")
+        until(lambda: "ImagePullFailed" in images.told(uid), 60, "it failed once")
     available(images, uid)
     assert content(ceph, uid, len(data)) == data
 

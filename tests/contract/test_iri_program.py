@@ -16,7 +16,7 @@ def test_iri_volumes_makes_an_image_and_ends_on_sigterm(ceph: Ceph, tmp_path: Pa
     socket, uid = tmp_path / "iri.sock", new_uid()
     process = subprocess.Popen(program(ceph, tmp_path, ceph.pool))
     try:
-        until(socket.exists, 20, "the socket is there")
+        until(socket.exists, 60, "the socket is there")
         with grpc.insecure_channel(f"unix:{socket}") as channel:
             runtime = api_pb2_grpc.VolumeRuntimeStub(channel)
             made = runtime.CreateVolume(pb.CreateVolumeRequest(volume=volume(uid)), timeout=30).volume

@@ -122,7 +122,7 @@ def test_a_volume_in_use_grows(runtime: Runtime) -> None:
     made = runtime.create(size=MIB)
     with opened(made.status.access) as image:
         runtime.expand(made.metadata.id, 2 * MIB)
-        until(lambda: image.size() == 2 * MIB, 10, "the client has heard of it")
+        until(lambda: image.size() == 2 * MIB, 60, "the client has heard of it")
 
 
 def test_a_volume_in_use_is_not_deleted_and_its_client_keeps_its_key(runtime: Runtime, ceph: Ceph) -> None:
@@ -133,7 +133,7 @@ def test_a_volume_in_use_is_not_deleted_and_its_client_keeps_its_key(runtime: Ru
             runtime.delete(uid)
     assert entity(made) in ceph.users()
     assert runtime.told(uid)[-1] == "VolumeDeletionFailed"
-    until(lambda: not ceph.watchers(f"rbd_header.{ceph.info(uid)['id']}"), 40, "the client is gone")
+    until(lambda: not ceph.watchers(f"rbd_header.{ceph.info(uid)['id']}"), 60, "the client is gone")
     runtime.delete(uid)
 
 
@@ -208,7 +208,7 @@ def test_a_class_may_bring_its_own_user(ceph: Ceph, tmp_path: Path) -> None:
         assert entity(made) == f"client.{user.name}"
         with opened(made.status.access) as image:
             image.write(b"x", 0)
-        until(lambda: not ceph.watchers(f"rbd_header.{ceph.info(made.metadata.id)['id']}"), 40, "the client is gone")
+        until(lambda: not ceph.watchers(f"rbd_header.{ceph.info(made.metadata.id)['id']}"), 60, "the client is gone")
         own.delete(made.metadata.id)
         assert ceph.users() == users
 
@@ -300,7 +300,7 @@ def test_a_volume_of_ironcore_is_a_volume_to_csi(runtime: Runtime, driver: Drive
     assert runtime.by_uid(uid)[0].status.resources.storage_bytes == 2 * GIB
     driver.delete(driver.id_of(uid))
     assert runtime.by_uid(uid) == []
-    until(lambda: purged(runtime) or entity(made) not in ceph.users(), 20, "the purge has taken the user with the image")
+    until(lambda: purged(runtime) or entity(made) not in ceph.users(), 60, "the purge has taken the user with the image")
 
 
 def test_a_list_is_refused_rather_than_empty_while_ceph_is_silent(ceph: Ceph, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def probe(driver: Driver) -> bool:
 
 
 def is_ready(driver: Driver) -> None:
-    until(lambda: probe(driver), 20, "the driver is ready")
+    until(lambda: probe(driver), 60, "the driver is ready")
 
 
 def test_the_plugin_tells_its_name_and_version(driver: Driver) -> None:
@@ -79,7 +79,7 @@ def test_capabilities_are_told_at_once_while_every_permit_is_taken(ceph: Ceph, t
         driver.create()
         with ceph.frozen_osd(), ThreadPoolExecutor(40) as pool:
             waiting = [pool.submit(stalled, driver) for _ in range(40)]
-            until(lambda: driver.server.admission.waiting() > 0, 5, "calls wait for a permit")
+            until(lambda: driver.server.admission.waiting() > 0, 60, "calls wait for a permit")
             request = csi_pb2.ControllerGetCapabilitiesRequest()
             assert driver.controller.ControllerGetCapabilities(request, timeout=1).capabilities
             assert not all(call.done() for call in waiting)
@@ -103,4 +103,4 @@ def test_every_call_is_observed_with_its_code(driver: Driver) -> None:
     driver.create()
     with refused(grpc.StatusCode.INVALID_ARGUMENT):
         driver.delete("")
-    until(lambda: driver.calls[-2:] == [("CreateVolume", "OK"), ("DeleteVolume", "INVALID_ARGUMENT")], 2, "both are told")
+    until(lambda: driver.calls[-2:] == [("CreateVolume", "OK"), ("DeleteVolume", "INVALID_ARGUMENT")], 60, "both are told")

@@ -22,7 +22,7 @@ def served(ceph: Ceph, directory: Path, timeout: int = 15) -> Iterator[tuple[sub
     command += ["--csi-endpoint", f"unix://{socket}", "--listen", "127.0.0.1:0"]
     process = subprocess.Popen(command)
     try:
-        until(socket.exists, 20, "the socket is there")
+        until(socket.exists, 60, "the socket is there")
         with grpc.insecure_channel(f"unix:{socket}") as channel:
             yield process, channel
     finally:
@@ -61,7 +61,7 @@ def test_without_a_word_on_pools_probe_asks_ceph(ceph: Ceph, tmp_path: Path) -> 
         def is_ready() -> bool:
             return identity.Probe(csi_pb2.ProbeRequest(), timeout=5).ready.value
 
-        until(is_ready, 30, "the driver is ready")
+        until(is_ready, 60, "the driver is ready")
         with ceph.frozen_osd():
-            until(lambda: not is_ready(), 20, "the driver is not ready while no OSD answers")
-        until(is_ready, 30, "the driver is ready again")
+            until(lambda: not is_ready(), 60, "the driver is not ready while no OSD answers")
+        until(is_ready, 60, "the driver is ready again")

@@ -251,7 +251,7 @@ def test_two_controllers_give_a_volume_to_one_of_two_nodes(
 
 
 def _outcome(start: threading.Barrier, driver: Driver, volume: str, node: str) -> str:
-    start.wait(10)
+    start.wait(60)
     try:
         publish(driver, volume, node)
     except grpc.RpcError as error:

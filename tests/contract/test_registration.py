@@ -30,7 +30,7 @@ def node(ceph: Ceph, registry: Path) -> Iterator[NodeProgram]:
 @pytest.fixture(scope="module")
 def kubelet(node: NodeProgram, registry: Path) -> registration_pb2_grpc.RegistrationStub:
     """A kubelet that has found the socket."""
-    socket = until(lambda: next(registry.glob("*.sock"), None), 20, "a socket in the registry")
+    socket = until(lambda: next(registry.glob("*.sock"), None), 60, "a socket in the registry")
     return registration_pb2_grpc.RegistrationStub(grpc.insecure_channel(f"unix:{socket}"))
 
 

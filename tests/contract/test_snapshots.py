@@ -64,7 +64,7 @@ def test_concurrent_repeats_all_get_the_same_answer(driver: Driver, volume: Volu
     name, together = unique("snapshot-"), threading.Barrier(8)
 
     def ask(_: int) -> str:
-        together.wait(10)
+        together.wait(60)
         return driver.snapshot(volume.volume_id, name).snapshot_id
 
     with ThreadPoolExecutor(8) as pool:

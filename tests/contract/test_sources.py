@@ -130,7 +130,7 @@ def test_concurrent_repeats_all_get_the_same_answer(driver: Driver, volume: Volu
     name, together, source = unique(), threading.Barrier(6), of_volume(volume.volume_id)
 
     def ask(_: int) -> str:
-        together.wait(10)
+        together.wait(60)
         return driver.create(name, SIZE, volume_content_source=source).volume_id
 
     with ThreadPoolExecutor(6) as pool:
@@ -189,4 +189,4 @@ def test_a_listing_tells_the_source(driver: Driver, volume: Volume) -> None:
         entries = driver.controller.ListVolumes(csi_pb2.ListVolumesRequest(), timeout=30).entries
         return [entry.volume for entry in entries if entry.volume.volume_id == made.volume_id]
 
-    assert until(found, 5, "it is listed") == [made]
+    assert until(found, 60, "it is listed") == [made]

@@ -70,7 +70,7 @@ def test_a_stop_leaves_nothing_though_both_daemons_were_killed(home: Path, api: 
     groups = Remains(home).groups()
     done = tool("stop", home)
     assert done.returncode == 0, done.stderr
-    until(lambda: not any(remains(home).values()), 10, "nothing is left", lambda: str(remains(home)))
+    until(lambda: not any(remains(home).values()), 60, "nothing is left", lambda: str(remains(home)))
     assert [path for path in (*sockets, *groups) if path.exists()] == []
 
 

@@ -85,7 +85,7 @@ def test_a_node_that_was_cut_off_until_its_watch_lapsed_finds_itself_fenced_when
             ours.attachments.record_client(volume.id, nodes[0], client.address)
             assert client.ask("write late") == "written"
             client.stop()
-            until(lambda: ours.attachments.watching(volume.id) == [], 30, "its watch has lapsed")
+            until(lambda: ours.attachments.watching(volume.id) == [], 60, "its watch has lapsed")
             moved_to(ours, volume, nodes)
             write(ceph, place, "pvc-1", b"the new node's..")
             client.go_on()

@@ -80,7 +80,7 @@ def test_two_kills_in_the_middle_of_a_stage_are_survived(node: NodeProgram, ceph
     for moment in moments:
         with ThreadPoolExecutor(1) as pool:
             staging = pool.submit(_quietly, node, volume)
-            until(lambda moment=moment, staging=staging: moment() or staging.done(), 30, "the moment to kill", every=0.01)  # type: ignore[misc]
+            until(lambda moment=moment, staging=staging: moment() or staging.done(), 60, "the moment to kill", every=0.01)  # type: ignore[misc]
             node.kill()
         node.start()
     (node.stage(volume) / "file").write_text("x")
@@ -99,7 +99,7 @@ def test_a_volume_whose_daemon_died_is_told_of_and_mended_by_the_next_stage(node
     (path / "file").write_text("synced")
     os.sync()
     os.kill(node.daemon(volume), signal.SIGKILL)
-    until(lambda: node.daemon(volume) == 0, 10, "the daemon is gone")
+    until(lambda: node.daemon(volume) == 0, 60, "the daemon is gone")
     assert [status for status, _ in node.ills(volume, path)] == ["INACCESSIBLE"]
     assert (node.stage(volume) / "file").read_text() == "synced"
     assert node.ills(volume, path) == []

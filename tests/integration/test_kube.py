@@ -196,11 +196,11 @@ class TestReflector:
         store = reflect(maps).store
         assert len(store) == 20
         api.create(maps, config_map("new", x="1"))
-        until(lambda: store.get(f"{namespace}/new"), 30, "the new one is seen")
+        until(lambda: store.get(f"{namespace}/new"), 60, "the new one is seen")
         api.patch(f"{maps}/new", {"data": {"x": "2"}})
-        until(lambda: (store.get(f"{namespace}/new") or {})["data"] == {"x": "2"}, 30, "the change is seen")
+        until(lambda: (store.get(f"{namespace}/new") or {})["data"] == {"x": "2"}, 60, "the change is seen")
         api.delete(f"{maps}/new")
-        until(lambda: store.get(f"{namespace}/new") is None, 30, "the end is seen")
+        until(lambda: store.get(f"{namespace}/new") is None, 60, "the end is seen")
 
     def test_it_survives_the_server(self, home: Path, api: Api, maps: str, reflect: Start) -> None:
         """Killed and restarted three times while somebody writes all the time: in the end it has what the server has."""
@@ -214,7 +214,7 @@ class TestReflector:
         writing.set()
         writer.join()
         api.create(maps, config_map("last"))
-        until(lambda: versions(store.items()) == versions(self.listed(api, maps)), 30, "the store is what the server has")
+        until(lambda: versions(store.items()) == versions(self.listed(api, maps)), 60, "the store is what the server has")
         assert len(store) > 3
 
     def write_until(self, end: threading.Event, api: Api, maps: str) -> None:
@@ -238,11 +238,11 @@ class TestReflector:
         server = pid(home, "kube-apiserver")
         os.kill(server, signal.SIGSTOP)
         try:
-            until(lambda: reflector.trouble, 30, "the silence is noticed")
+            until(lambda: reflector.trouble, 60, "the silence is noticed")
         finally:
             os.kill(server, signal.SIGCONT)
         api.create(maps, config_map("after"))
-        until(lambda: reflector.store.get(f"{namespace}/after"), 30, "news arrive again")
+        until(lambda: reflector.store.get(f"{namespace}/after"), 60, "news arrive again")
         assert reflector.stop(15)
 
 
@@ -254,7 +254,7 @@ class TestElector:
         second = self.candidate(home, namespace, "second")
         assert second.stdout is not None
         try:
-            until(lambda: renewed(lease(api, namespace)), 30, "a first renewal")
+            until(lambda: renewed(lease(api, namespace)), 60, "a first renewal")
             first.kill()
             killed = time.monotonic()
             assert second.stdout.readline() == "leading\n"
@@ -275,7 +275,7 @@ class TestElector:
         one.start()
         assert one.wait_leading(10)
         two.start()
-        until(lambda: two.holder == one.identity, 30, "the second has looked")
+        until(lambda: two.holder == one.identity, 60, "the second has looked")
         assert one.stop()
         left = time.monotonic()
         assert two.wait_leading(10)

@@ -214,8 +214,8 @@ def test_a_process_taken_for_dead_is_fenced_and_comes_back(ceph: Ceph, place: Pl
         silent.die()
         fenced = silent.client()
         with at(ceph, place) as pool:
-            until(lambda: _sweep(ours, place) and fenced not in processes(pool), 40, "the silent one is taken for dead", every=1)
-        until(lambda: _error_of(silent, place) is None and silent.client() != fenced, 10, "it connected anew")
+            until(lambda: _sweep(ours, place) and fenced not in processes(pool), 60, "the silent one is taken for dead", every=1)
+        until(lambda: _error_of(silent, place) is None and silent.client() != fenced, 60, "it connected anew")
         assert silent.create(place, "pvc-2")
     finally:
         silent.close()
@@ -276,7 +276,7 @@ def test_a_pool_that_is_deleted_under_use_is_told_by_name(ceph: Ceph, tmp_path: 
                 process.store.make(_plan(place), None)
             assert context.get_pool_id()
         with pytest.raises(InvalidRequest, match=f"pool '{pool}'"):
-            until(lambda: process.create(place, "pvc-2") and None, 5, "the pool is gone")
+            until(lambda: process.create(place, "pvc-2") and None, 60, "the pool is gone")
         list(process.store.purge(lambda: True))
         assert list(process.store.purge(lambda: True)) == []
     finally:

@@ -58,7 +58,7 @@ def test_while_the_osd_is_frozen_every_request_is_told_so_in_time_and_after_it_a
     ]
     with ceph.frozen_osd(), ThreadPoolExecutor(len(requests)) as threads:
         asked = [threads.submit(_outcome, request) for request in requests]
-        until(lambda: len(hasty.volumes.operations()) >= 4, 2, "the requests are under way")
+        until(lambda: len(hasty.volumes.operations()) >= 4, 60, "the requests are under way")
         assert _outcome(lambda: hasty.volumes.monitors("dev"))[1] < 1, "what needs no OSD is answered"
         assert _outcome(lambda: hasty.volumes.capacity(place))[1] < 1, "as is this"
         for error, seconds in [future.result(30) for future in asked]:
@@ -66,7 +66,7 @@ def test_while_the_osd_is_frozen_every_request_is_told_so_in_time_and_after_it_a
             assert "does not answer in time" in str(error)
             assert seconds < 2 * TIMEOUT + 1
     for request in requests:
-        until(lambda request=request: _outcome(request)[0] is None, 20, "it works again", lambda r=request: str(_outcome(r)))  # type: ignore[misc]
+        until(lambda request=request: _outcome(request)[0] is None, 60, "it works again", lambda r=request: str(_outcome(r)))  # type: ignore[misc]
     assert hasty.listed(place) == ["pvc-0", "pvc-1", "pvc-cloned", "pvc-new", "pvc-restored"]
     hasty.snapshots.delete(taken)
     hasty.reap()

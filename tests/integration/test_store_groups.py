@@ -233,5 +233,5 @@ def test_an_osd_that_stalls_meanwhile_costs_a_bounded_time_and_no_thread(
         monkeypatch.undo()
     group = homely.groups.create(request(place))
     assert len(group.snapshots) == 3
-    until(lambda: {thread.name for thread in threading.enumerate()} <= before, 30, "the threads are gone")
+    until(lambda: {thread.name for thread in threading.enumerate()} <= before, 60, "the threads are gone")
     hasty.close()

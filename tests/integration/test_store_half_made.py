@@ -238,7 +238,7 @@ def test_pieces_that_an_administrator_is_at_work_on_are_waited_for(site: Site) -
     shape = struct.pack("<QBQ", GIB, 22, 1)
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(site.ours.create, site.place, NAME)
-        until(site.ours.volumes.operations, 5, "the create is under way")
+        until(site.ours.volumes.operations, 60, "the create is under way")
         call(site.pool, f"rbd_header.{ID}", "create", shape, f"rbd_data.{ID}", struct.pack("<q", -1))
         assert isinstance(asked.exception(10), AlreadyExists), "the administrator's image has other features"
     assert image_id(site.pool, NAME) == ID

@@ -70,7 +70,7 @@ def test_a_hundred_kills_leave_nothing_that_a_repeat_does_not_settle(ceph: Ceph,
         expected = sorted(name for name, (action, _) in ledger.last.items() if action == "create")
         assert ceph.images(place.pool, place.namespace) == expected
         assert survivor.listed(place) == expected
-        until(lambda: survivor.purge()[1] == 0 and survivor.store.backlog(place) == 0, 30, "the trash is empty")
+        until(lambda: survivor.purge()[1] == 0 and survivor.store.backlog(place) == 0, 60, "the trash is empty")
         with at(ceph, place) as pool:
             assert omap(pool, "rbd_trash") == {}
             assert not unexplained(pool)

@@ -195,7 +195,7 @@ def test_a_condemned_one_that_its_asker_comes_back_for_is_taken_anew(
     monkeypatch.setattr(snapshot_removal, "_condemned", slowly)
     with ThreadPoolExecutor(1) as threads:
         walk = threads.submit(CephSnapshots(homely.places).scrap, entry, None)
-        assert condemned.wait(30)
+        assert condemned.wait(60)
         taken = peer.snapshot(place, "src", "monday")
         may_go_on.set()
         assert not walk.result(30), "the claim is another's by now"

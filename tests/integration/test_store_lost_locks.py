@@ -62,5 +62,5 @@ def test_a_deleted_volume_goes_all_the_same(ceph: Ceph, homely: Provisioner, pla
     lock_unknowingly(homely, place, made)
     homely.delete(place, "pvc-1")
     with at(ceph, place) as pool:
-        until(lambda: homely.purge() and not omap(pool, "rbd_trash"), 20, "the trash is empty")
+        until(lambda: homely.purge() and not omap(pool, "rbd_trash"), 60, "the trash is empty")
         assert not unexplained(pool)

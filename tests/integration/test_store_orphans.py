@@ -66,12 +66,12 @@ def test_creates_that_ceph_does_not_answer_in_time_leave_nothing(ceph: Ceph, swe
 
     with ThreadPoolExecutor(8) as threads:
         making = [threads.submit(make, number) for number in range(8)]
-        until(lambda: len(sweeping.listed(place)) > 8, 20, "they are at it")
+        until(lambda: len(sweeping.listed(place)) > 8, 60, "they are at it")
         with ceph.frozen_osd():
             for each in making:
                 each.result(30)
-    until(lambda: suspected(ceph, place) == {sweeping.client()}, 20, "the process suspects itself")
-    until(lambda: sweeping.sweep() >= 0 and not suspected(ceph, place), 30, "the place was looked through")
+    until(lambda: suspected(ceph, place) == {sweeping.client()}, 60, "the process suspects itself")
+    until(lambda: sweeping.sweep() >= 0 and not suspected(ceph, place), 60, "the place was looked through")
     with at(ceph, place) as pool:
         assert not {each for each in unexplained(pool) if each.startswith(("rbd_header", "rbd_object_map"))}
 
@@ -205,7 +205,7 @@ def test_what_a_process_left_goes_when_it_is_buried(ceph: Ceph, sweeping: Provis
     dead = twin.client()
     twin.die()
     with at(ceph, place) as pool:
-        until(lambda: sweeping.purge() and dead not in processes(pool), 40, "it is buried")
+        until(lambda: sweeping.purge() and dead not in processes(pool), 60, "it is buried")
         assert sweeping.sweep() == 2
         assert not unexplained(pool)
 

@@ -37,7 +37,7 @@ def _together(*acts: Callable[[], T]) -> list[T | ProvisionerError]:
     gate = threading.Barrier(len(acts))
 
     def run(act: Callable[[], T]) -> T | ProvisionerError:
-        gate.wait(10)
+        gate.wait(60)
         try:
             return _patiently(act)
         except ProvisionerError as error:

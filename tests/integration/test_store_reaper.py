@@ -236,8 +236,8 @@ def test_a_volume_is_deleted_while_it_is_flattened(ceph: Ceph, homely: Provision
 
     with ThreadPoolExecutor(1) as threads:
         walk = threads.submit(lambda: list(twin.store.flatten(go_on, lambda *_: None)))
-        assert begun.wait(10)
-        until(lambda: _is_open(ceph, place, "new") or walk.done(), 10, "the image is open", every=0.01)
+        assert begun.wait(60)
+        until(lambda: _is_open(ceph, place, "new") or walk.done(), 60, "the image is open", every=0.01)
         homely.delete(place, "new")
         walk.result(60)
     assert homely.listed(place) == ["src"]

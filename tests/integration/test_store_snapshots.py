@@ -173,7 +173,7 @@ def test_a_client_that_can_stand_still_for_a_snapshot_is_asked_to(ceph: Ceph, ho
     homely.create(place, "pvc-1")
     with quiescent(ceph, place, "pvc-1") as asked:
         homely.snapshot(place, "pvc-1", "monday")
-        until(lambda: asked == ["still", "go on"], 10, "it was asked, and let go", lambda: str(asked))
+        until(lambda: asked == ["still", "go on"], 60, "it was asked, and let go", lambda: str(asked))
 
 
 def test_marks_that_a_clone_inherited_are_not_its_own(ceph: Ceph, homely: Provisioner, place: Place) -> None:
@@ -213,8 +213,8 @@ def _together(*acts: Callable[[], Snapshot]) -> list[Snapshot | ProvisionerError
     gate = threading.Barrier(len(acts))
 
     def run(act: Callable[[], Snapshot]) -> Snapshot | ProvisionerError:
-        gate.wait(10)
-        return until(lambda: _unless_busy(act), 30, "an answer")
+        gate.wait(60)
+        return until(lambda: _unless_busy(act), 60, "an answer")
 
     with ThreadPoolExecutor(len(acts)) as threads:
         return list(threads.map(run, acts))

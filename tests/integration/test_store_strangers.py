@@ -229,7 +229,7 @@ def test_the_image_of_a_dead_process_of_ours_is_deleted_at_once(ceph: Ceph, ours
     assert victim.line() == "held"
     victim.kill()
     _within(5, lambda: ours.volumes.delete(made.id))
-    _within(10, lambda: until(lambda: ours.purge() == (1, 0), 10, "the image is purged"))
+    _within(10, lambda: until(lambda: ours.purge() == (1, 0), 60, "the image is purged"))
     with at(ceph, place) as pool:
         assert processes(pool) == {ours.client()}
         assert not unexplained(pool)
@@ -277,7 +277,7 @@ def test_a_fenced_client_that_is_still_listed_as_a_watcher_keeps_no_name(ceph: C
     ours.volumes.delete(made.id)
     with pytest.raises(NotFound):
         ours.volumes.get(made.id)
-    until(lambda: ours.purge() and _is_gone(ceph, made.image_id), 30, "the purge shakes it off")
+    until(lambda: ours.purge() and _is_gone(ceph, made.image_id), 60, "the purge shakes it off")
 
 
 def _is_gone(ceph: Ceph, made: str) -> bool:

@@ -40,4 +40,4 @@ def test_what_lapsed_is_not_renewed_and_the_next_one_s_is_not_ended(ceph: Ceph, 
             assert last.begin()
         assert _tasks(ceph, place) == [TASK]
         last.end()
-    until(lambda: _tasks(ceph, place) == [], 5, "nothing is left of it")
+    until(lambda: _tasks(ceph, place) == [], 60, "nothing is left of it")

@@ -240,7 +240,7 @@ def _wait_reported(pools: Pools, data_pool: str) -> None:
         except Unavailable:
             return False
 
-    until(reported, 30, "Ceph reports the new pool")
+    until(reported, 60, "Ceph reports the new pool")
 
 
 @pytest.mark.parametrize(("data_pool", "field"), [("", "pool"), ("nodata", "dataPool")])
