@@ -4,12 +4,13 @@ So no node gets the volume meanwhile, and a tool that died, or was cut off with 
 runs the same errand next, wherever that is. Its client is no other volume's, so that a fence hits the errand alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from provisioner.core.attachments import Attachments
 from provisioner.core.attachments import Node as NodeEntry
+from provisioner.core.errors import InUse, ProvisionerError
 from provisioner.core.ids import VolumeId
 from provisioner.core.model import Opening
 from provisioner.core.uses import Mode, Use
@@ -42,20 +43,45 @@ class Errand:
 
     @contextmanager
     def device(self, kind: Kind, image: Opening) -> Iterator[Path]:
-        """Have the image attached for the block. Raises InUse, with the node, while the volume is a node's."""
+        """Have the image attached for the block. Raises InUse while a node, or another errand, has the volume."""
         volume, node = image.volume, self._node(image.volume)
-        cluster, clients = volume.place.cluster, Clients(self._attachments, node)
-        attachment = kind.apart(Attachment(image))
+        self._begin(volume, node)
+        attachment, own = kind.apart(Attachment(image)), list[str]()
+        try:
+            Clients(self._attachments, node).attach(kind, attachment, None)
+            own += self._sole_client(volume, node)
+            yield kind.attach(attachment)
+        finally:
+            own += filter(None, [kind.address(volume)])
+            kind.detach(volume)
+            self._leave(volume, node, own)
+
+    def _begin(self, volume: VolumeId, node: str) -> None:
+        """Take the volume: before that, a device of it here may be a node's."""
+        cluster = volume.place.cluster
         self._attachments.enrol_node(cluster, NodeEntry(node))
         try:
             self._attachments.attach(volume, node, _USE)
-            clients.attach(kind, attachment, None)
-            yield kind.attach(attachment)
-        finally:
-            kind.detach(volume)
-            clients.gone(volume)
-            self._attachments.leave(volume, node)
+        except ProvisionerError:
             self._attachments.forget_node(cluster, node)
+            raise
+        if others := self._attachments.clients(volume, node):
+            raise InUse(f"volume {volume}", others)
+
+    def _sole_client(self, volume: VolumeId, node: str) -> Sequence[str]:
+        """Our client, once it is recorded. Of two that began at once, the later at least sees both, and has written nothing."""
+        recorded = self._attachments.clients(volume, node)
+        if len(recorded) > 1:
+            raise InUse(f"volume {volume}", recorded)
+        return recorded
+
+    def _leave(self, volume: VolumeId, node: str, own: Collection[str]) -> None:
+        """Strike off our clients, and the entry unless it is another's by now, who took us for dead."""
+        for client in own:
+            self._attachments.clear_client(volume, node, client)
+        self._attachments.leave(volume, node)
+        if not self._attachments.has(volume, node):
+            self._attachments.forget_node(volume.place.cluster, node)
 
     def _node(self, volume: VolumeId) -> str:
         return f"{self._name}.{tag(volume)}"
