@@ -58,6 +58,8 @@ def _discarded(pool: rados.Ioctx, volume: VolumeId, image_id: str, is_claimed: C
     album = read_album(pool, image_id)
     if album is None:
         return True
+    if album.header.features & rbd.RBD_FEATURE_MIGRATING:
+        raise Conflict(f"image {volume}", "an administrator migrates it (rbd migration)")
     if nodes := marks.attached_nodes(album.header):
         raise InUse(f"image {volume}", [f"node {node}" for node in nodes])
     kept = [each for each in _user_snapshots(album) if not _is_leftover(album, each, is_claimed)]
@@ -102,7 +104,6 @@ def _refuse_if_used(pool: rados.Ioctx, registry: Registry, volume: VolumeId, ima
     except rbd.ImageNotFound:
         return
     with image:
-        migrating = bool(image.features() & rbd.RBD_FEATURE_MIGRATING)
         deadline, pause = time.monotonic() + patience, threading.Event()
         while _ours_at_work(pool, registry, volume, image):
             if flatten.asked(pool, image_id) is not None:
@@ -111,8 +112,6 @@ def _refuse_if_used(pool: rados.Ioctx, registry: Registry, volume: VolumeId, ima
             if time.monotonic() >= deadline:
                 raise Conflict(f"image {volume}", "a process of ours has it open")
             pause.wait(_LOOK)
-    if migrating:
-        raise Conflict(f"image {volume}", "an administrator migrates it (rbd migration)")
 
 
 def _ours_at_work(pool: rados.Ioctx, registry: Registry, volume: VolumeId, image: rbd.Image) -> bool:
