@@ -14,7 +14,7 @@ import secrets
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import rados
 import rbd
@@ -26,6 +26,8 @@ from provisioner.core.model import Blueprint, Layout
 
 _FRESH = 60.0
 """Seconds for which a mould is used: as long as a change of a pool's defaults may go unnoticed."""
+_ASKING = 5.0
+"""Seconds for which the others go on with the old one while librbd is asked."""
 PLAIN = (
     rbd.RBD_FEATURE_LAYERING
     | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
@@ -52,9 +54,15 @@ class Moulds:
         self._known: dict[tuple[Place, Layout], Mould] = {}
 
     def mould_for(self, plan: Blueprint) -> Mould | None:
-        """How librbd would make it; None if it has to be asked."""
-        mould = self._known.get((plan.id.place, plan.layout))
-        return mould if mould is not None and time.monotonic() < mould.until else None
+        """How librbd would make it; None if it has to be asked, which one of those who come at once does for all."""
+        key, now = (plan.id.place, plan.layout), time.monotonic()
+        mould = self._known.get(key)
+        if mould is None or now >= mould.until + _FRESH:
+            return None
+        if now < mould.until:
+            return mould
+        self._known[key] = replace(mould, until=now + _ASKING)
+        return None
 
     def keep(self, plan: Blueprint, made: Header) -> None:
         """Remember what librbd made of a plan, if that is a plain image."""
