@@ -1,6 +1,7 @@
 """Growing images without opening them: as librbd would, and only while nobody has them locked. Takes about 5 s."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import rados
@@ -8,6 +9,7 @@ import rbd
 
 from provisioner.ceph import wire
 from provisioner.ceph.growth import grow
+from provisioner.core.errors import ProvisionerError
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import MIB, Layout, SizeRange
 from tests.harness.ceph import Ceph
@@ -46,7 +48,6 @@ def test_what_was_written_stays_and_the_new_part_is_empty(pool: rados.Ioctx, pla
     ours.create(place, NAME)
     with rbd.Image(pool, NAME) as image:
         image.write(b"content", GIB - 7)
-        image.create_snap("before")
     assert grow(pool, image_id(pool, NAME), SIZE)
     with rbd.Image(pool, NAME) as image:
         assert image.read(GIB - 7, 14) == b"content" + bytes(7)
@@ -110,6 +111,20 @@ def test_what_is_not_plain_is_left_to_librbd(pool: rados.Ioctx, place: Place, ou
     ours.create(place, NAME, layout=layout)
     assert not grow(pool, image_id(pool, NAME), SIZE)
     assert _grown(ours, place) == SIZE
+
+
+def test_the_copy_of_a_mirrored_image_keeps_its_size(ceph: Ceph, ours: Provisioner) -> None:
+    with ceph.extra_pool() as name, ceph.admin_pool(name) as pool, closing(ours.retuned()) as process:
+        process.create(Place("dev", name), NAME)
+        rbd.RBD().mirror_mode_set(pool, rbd.RBD_MIRROR_MODE_IMAGE)
+        rbd.RBD().mirror_peer_add(pool, "elsewhere", "client.mirror")
+        with rbd.Image(pool, NAME) as image:
+            image.mirror_image_enable(rbd.RBD_MIRROR_IMAGE_MODE_SNAPSHOT)
+            image.mirror_image_demote()
+        with pytest.raises(ProvisionerError):
+            _grown(process, Place("dev", name))
+        with rbd.Image(pool, NAME, read_only=True) as image:
+            assert image.size() == GIB
 
 
 def _set_size(pool: rados.Ioctx, made: str, size: int) -> None:
