@@ -6,6 +6,7 @@ itself, leaves its device behind. What is written to and read from that waits, f
 another process takes the device over.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -58,7 +59,12 @@ class NbdDevices:
 
     def lost(self) -> list[VolumeId]:
         """Volumes whose device has no process."""
-        return [VolumeId.parse(cookie.removeprefix(_COOKIE)) for cookie in _devices() if not processes(cookie)]
+        found, serving = [], _serving()
+        for cookie in _devices():
+            with contextlib.suppress(ProvisionerError):  # a stranger's cookie may begin as ours do
+                if cookie not in serving:
+                    found.append(VolumeId.parse(cookie.removeprefix(_COOKIE)))
+        return found
 
     def let_go(self, volume: VolumeId) -> None:
         """Kill the process, with whatever it has not written yet."""
@@ -165,14 +171,19 @@ def command(attachment: Attachment, device: Path | None) -> list[str]:
 
 def processes(cookie: str) -> list[int]:
     """The processes of rbd-nbd with that cookie."""
-    found = []
+    return _serving().get(cookie, [])
+
+
+def _serving() -> dict[str, list[int]]:
+    """The processes of rbd-nbd by their cookies."""
+    found: dict[str, list[int]] = {}
     for entry in PROC.glob("[0-9]*/cmdline"):
         try:
-            words = entry.read_bytes().decode(errors="replace").split("\0")
+            program, *words = entry.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if os.path.basename(words[0]) == "rbd-nbd" and cookie in words:
-            found.append(int(entry.parent.name))
+        if os.path.basename(program) == "rbd-nbd" and "--cookie" in words[:-1]:
+            found.setdefault(words[words.index("--cookie") + 1], []).append(int(entry.parent.name))
     return found
 
 
