@@ -1,4 +1,4 @@
-"""The service killed between each two steps of a stage and of the way back, in the guest. About 300 s of one processor."""
+"""The service killed between each two steps of a stage and of the way back, in the guest. About 550 s of one processor."""
 
 from collections.abc import Callable, Iterator
 
