@@ -3,8 +3,7 @@
 librbd takes the exclusive lock for it, so that no client's object map grows stale. Here each of the two steps takes the lock of
 its object and gives it back within one operation of the OSD: who holds a lock has it refused, who takes one after finds the
 step done. The object map comes first, as with librbd: one that is larger than its image is a growth cut short, which librbd
-knows. Whatever is not as expected is left to librbd; so is an image that ever had a snapshot: it may be the copy of a mirrored
-one, which nobody may write.
+knows. Whatever is not as expected is left to librbd.
 """
 
 import errno
@@ -18,7 +17,6 @@ from provisioner.ceph.errors import errno_of
 from provisioner.ceph.headers import NO_OBJECT
 from provisioner.ceph.moulds import PLAIN
 
-_FIELDS = ("size", "order", "features", "flags", "snap_seq")
 _LOCK = "rbd_lock"
 _MOST = 1 << 24
 """Objects up to which a map is grown here: librbd knows the limits."""
@@ -31,11 +29,10 @@ _MAP_OPENS = struct.Struct("<IBBIQ")
 def grow(pool: rados.Ioctx, image_id: str, size: int) -> bool:
     """Grow a plain image to `size` bytes and tell its watchers; False if librbd has to: it is locked, or not so plain."""
     header = headers.header_object(image_id)
-    said = wire.omap_values(pool, header, *_FIELDS)
+    said = wire.omap_values(pool, header, "size", "order", "features", "flags")
     version = pool.get_last_version()
-    old, order, features, flags, snapshots = (wire.number(said.get(key, b"")) for key in _FIELDS)
-    is_plain = order and features & rbd.RBD_FEATURE_EXCLUSIVE_LOCK and not features & ~PLAIN
-    if not is_plain or flags or snapshots or old >= size:
+    old, order, features, flags = (wire.number(said.get(key, b"")) for key in ("size", "order", "features", "flags"))
+    if not order or features & ~PLAIN or not features & rbd.RBD_FEATURE_EXCLUSIVE_LOCK or flags or old >= size:
         return False
     before, after = (-(-each >> order) for each in (old, size))
     if after > _MOST:

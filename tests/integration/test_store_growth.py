@@ -48,6 +48,7 @@ def test_what_was_written_stays_and_the_new_part_is_empty(pool: rados.Ioctx, pla
     ours.create(place, NAME)
     with rbd.Image(pool, NAME) as image:
         image.write(b"content", GIB - 7)
+        image.create_snap("before")
     assert grow(pool, image_id(pool, NAME), SIZE)
     with rbd.Image(pool, NAME) as image:
         assert image.read(GIB - 7, 14) == b"content" + bytes(7)
@@ -121,6 +122,7 @@ def test_the_copy_of_a_mirrored_image_keeps_its_size(ceph: Ceph, ours: Provision
         with rbd.Image(pool, NAME) as image:
             image.mirror_image_enable(rbd.RBD_MIRROR_IMAGE_MODE_SNAPSHOT)
             image.mirror_image_demote()
+        assert not grow(pool, image_id(pool, NAME), SIZE)
         with pytest.raises(ProvisionerError):
             _grown(process, Place("dev", name))
         with rbd.Image(pool, NAME, read_only=True) as image:
