@@ -14,6 +14,7 @@ import rbd
 
 from provisioner.ceph import flatten, headers, marks, names
 from provisioner.ceph.errors import explained
+from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.registry import Registry, Standing
 from provisioner.ceph.snapshot_headers import TRASH, USER, Album, RbdSnapshot, read_album
 from provisioner.core.errors import Conflict, HasDependants, InUse
@@ -37,23 +38,23 @@ def discard(
     with explained(f"deleting image {volume}"):
         _refuse_if_used(pool, registry, volume, image_id, patience)
         for _ in range(_ROUNDS):
-            if _discarded(pool, volume, image_id, is_claimed):
+            if _discarded(pool, registry.instance, volume, image_id, is_claimed):
                 return
         raise Conflict(f"image {volume}", "snapshots of it are being taken")
 
 
-def clear(pool: rados.Ioctx, album: Album, is_claimed: Claimed) -> None:
+def clear(pool: rados.Ioctx, instance: int, album: Album, is_claimed: Claimed) -> None:
     """Remove from a dying image what only killed operations can have left: unmarked snapshots of ours, and unused ones."""
     unneeded = [each for each in album.snapshots if each.namespace == TRASH and not each.children]
     unneeded += [each for each in _user_snapshots(album) if _is_leftover(album, each, is_claimed)]
     if not unneeded:
         return
-    with rbd.Image(pool, image_id=album.header.image_id) as image:
+    with opened(instance, pool, album.header.image_id) as image:
         for each in unneeded:
             image.remove_snap_by_id(each.number)
 
 
-def _discarded(pool: rados.Ioctx, volume: VolumeId, image_id: str, is_claimed: Claimed) -> bool:
+def _discarded(pool: rados.Ioctx, instance: int, volume: VolumeId, image_id: str, is_claimed: Claimed) -> bool:
     """One look and the step that follows from it; False if something changed between."""
     album = read_album(pool, image_id)
     if album is None:
@@ -70,7 +71,7 @@ def _discarded(pool: rados.Ioctx, volume: VolumeId, image_id: str, is_claimed: C
     before = {marks.TURN: album.header.metadata.get(marks.TURN, "")}
     if not headers.change_metadata(pool, image_id, {marks.DELETING: image_id}, expected=before):
         return False
-    clear(pool, album, is_claimed)
+    clear(pool, instance, album, is_claimed)
     names.move_to_trash(pool, volume.image, image_id)
     return True
 

@@ -125,7 +125,7 @@ def _remove(
         names.settle_trash(pool, image_id)
     try:
         if album is not None:
-            removal.clear(pool, album, chores.is_claimed)
+            removal.clear(pool, registry.instance, album, chores.is_claimed)
         _trash_remove(pool, registry, image_id)
     except rbd.ImageNotFound:
         return True

@@ -4,8 +4,10 @@ import struct
 from collections.abc import Callable
 
 import pytest
+import rbd
 
 from provisioner.ceph import flatten, wire
+from provisioner.ceph.snapshot_headers import STEP
 from provisioner.core.errors import Unavailable
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import SizeRange
@@ -55,6 +57,19 @@ def test_a_clone_is_flattened_at_the_second_walk(homely: Provisioner, place: Pla
         assert "read-only" in flatten.waiting(pool)[0].error
         assert homely.flatten() == 1
         assert flatten.waiting(pool) == []
+
+
+def test_a_volume_with_a_dead_builder_s_snapshot_is_deleted_at_the_second_try(
+    ceph: Ceph, homely: Provisioner, place: Place
+) -> None:
+    made = homely.create(place, "pvc-1").image_id
+    with at(ceph, place) as pool, rbd.Image(pool, "pvc-1") as image:
+        image.create_snap(STEP + "0")
+    lock_unknowingly(homely, place, made)
+    with pytest.raises(Unavailable):
+        homely.delete(place, "pvc-1")
+    homely.delete(place, "pvc-1")
+    assert homely.purge() == (1, 0)
 
 
 def test_a_deleted_volume_goes_all_the_same(ceph: Ceph, homely: Provisioner, place: Place) -> None:
