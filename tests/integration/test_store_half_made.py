@@ -43,6 +43,12 @@ def _listed_without_header(pool: rados.Ioctx) -> None:
     call(pool, "rbd_directory", "dir_add_image", NAME, ID)
 
 
+def _mapped_without_header(pool: rados.Ioctx) -> None:
+    """As a cast leaves it, whose header comes last."""
+    _listed_without_header(pool)
+    pool.write_full(f"rbd_object_map.{ID}", b"")
+
+
 def _without_object_map(pool: rados.Ioctx) -> None:
     rbd.RBD().create(pool, NAME, GIB, features=ALL)
     pool.remove_object(f"rbd_object_map.{image_id(pool, NAME)}")
@@ -52,7 +58,7 @@ def _without_mark(pool: rados.Ioctx) -> None:
     rbd.RBD().create(pool, NAME, GIB, features=ALL)
 
 
-BEFORE_THE_HEADER = [_listed_only, _id_only, _listed_without_header]
+BEFORE_THE_HEADER = [_listed_only, _id_only, _listed_without_header, _mapped_without_header]
 CREATES = [*BEFORE_THE_HEADER, _without_object_map, _without_mark]
 
 

@@ -26,6 +26,7 @@ _CREATED = ("directory", "id", "header", "map", "mark")
 _GOING = ("id", "directory", "header", "map", "mark", "dying")
 STATES = {frozenset(_CREATED[: count + 1]) for count in range(len(_CREATED))}
 STATES.add(frozenset({"id"}))  # clearing takes the directory's entry first
+STATES.add(frozenset({"directory", "id", "map"}))  # a cast makes the map before the header
 STATES |= {
     frozenset(pieces) - {"map"} if unfinished else frozenset(pieces)
     for unfinished in (False, True)  # an abandoned create may have come to no object map
