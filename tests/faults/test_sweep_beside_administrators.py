@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pytest
 import rados
@@ -192,7 +193,7 @@ def place(pool: str) -> Place:
 
 @pytest.fixture
 def sweeping(ceph: Ceph, place: Place) -> Iterator[Provisioner]:
-    """A process of ours that gives each call 3 s, looks for a suspect at once, and rests never."""
+    """A process of ours that waits 3 s for each call, looks for a suspect at once, and rests never."""
     process = Provisioner(ceph.config(timeout=TIMEOUT))
     process.store._sweeper = Sweeper(settled=0, rest=0)
     process.store.attend(place, None)
@@ -265,12 +266,12 @@ def test_no_image_of_anybody_is_lost(ceph: Ceph, place: Place, sweeping: Provisi
         stack.callback(over.set)
         working = [threads.submit(toil, hand, work, over) for hand, work in zip(hands, WORK, strict=True)]
         working.append(threads.submit(sweeps.go_on, sweeping, boss.pool, [boss, *hands], over))
-        until_then = time.monotonic() + SECONDS
+        until_then, stalls = time.monotonic() + SECONDS, cycle((1, 1, 1, TIMEOUT + 1))
         while time.monotonic() < until_then and not any(each.done() for each in working):
             going |= litter(boss.pool, f"litter-{len(going)}")
             pause.wait(2)
             with ceph.frozen_osd():
-                pause.wait(1)
+                pause.wait(next(stalls))
         over.set()
         for each in working:
             each.result(120)
@@ -278,5 +279,6 @@ def test_no_image_of_anybody_is_lost(ceph: Ceph, place: Place, sweeping: Provisi
             hand.check()
             check_maps(hand)
         sweeps.until_gone(sweeping, boss, going)
-    say(f"{sweeps.done} sweeps removed {sweeps.removed} objects beside { ({hand.name: hand.turns for hand in hands}) }")
+    turns = {hand.name: hand.turns for hand in hands}
+    say(f"{sweeps.done} sweeps, and {len(sweeps.failed)} that stalled, removed {sweeps.removed} objects beside {turns}")
     assert all(isinstance(each, Unavailable) for each in sweeps.failed), sweeps.failed
