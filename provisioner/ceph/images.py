@@ -1,8 +1,9 @@
 """One image at a time: find it, make it, mark it, grow it. What `core.volumes` calls its steps, in Ceph's words.
 
-An empty create needs no journal: librbd makes the image, then one atomic class call marks it (`marks`). A process killed
-between leaves an image without our mark, which the retry adopts if it is exactly what a create leaves: right size and
-features, no parent, no snapshot, no data, no watcher. Anything else under the name is somebody's and stays untouched.
+An empty create needs no journal: librbd makes the image, then one atomic class call marks it (`marks`); or it is cast like the
+last one, mark and all (`moulds`). A process killed between librbd's create and the mark leaves an image without our mark, which
+the retry adopts if it is exactly what a create leaves: right size and features, no parent, no snapshot, no data, no watcher.
+Anything else under the name is somebody's and stays untouched.
 """
 
 from collections.abc import Mapping
