@@ -70,7 +70,7 @@ def test_claims_wait_with_a_reason_and_are_bound_soon_after(
         phases = {(kubernetes.claim(claim) or {})["status"]["phase"] for claim in new}
         threading.Event().wait(max(thaw - time.monotonic(), 0))
     say("the OSD goes on")
-    crowd.wait_settled(120)
+    crowd.wait_settled(60)
     assert phases == {"Pending"}
     assert {status for status, _ in probe.answers} == {200}
     assert max(seconds for _, seconds in probe.answers) < 1
