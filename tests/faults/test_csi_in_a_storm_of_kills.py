@@ -54,6 +54,7 @@ def kill_again_and_again(controllers: list[CsiController], doors: list[Door]) ->
         doors[which].started = time.monotonic()
 
 
+@pytest.mark.timeout(300 + 5 * KILLS)
 def test_every_name_converges_and_what_was_deleted_is_gone(
     ceph: Ceph, pool: str, controllers: list[CsiController], say: Callable[[str], None]
 ) -> None:
