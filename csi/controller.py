@@ -106,8 +106,8 @@ class Controller(Modify, Snapshotting, Publishing, Examining, csi_pb2_grpc.Contr
         size = SizeRange(request.capacity_range.required_bytes, request.capacity_range.limit_bytes)
         with convert.found_volume(request.volume_id) as volume:
             grown = self._volumes.expand(volume, size, convert.credentials(request.secrets))
-        on_node = not capabilities.is_block(request.volume_capability)
-        return csi_pb2.ControllerExpandVolumeResponse(capacity_bytes=grown.size, node_expansion_required=on_node)
+        # of a block volume, too: a loop device, an nbd, a mapping of LUKS do not follow the image by themselves
+        return csi_pb2.ControllerExpandVolumeResponse(capacity_bytes=grown.size, node_expansion_required=True)
 
     def ValidateVolumeCapabilities(
         self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, context: Context

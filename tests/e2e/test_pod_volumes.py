@@ -104,6 +104,16 @@ def test_a_block_volume_is_a_device_of_the_pod(pods: PodCluster, storage_class: 
     assert written(pods, claim)[4096:4106] == b"raw bytes\n"
 
 
+def test_a_block_volume_grows_under_a_pod_that_uses_it(pods: PodCluster, storage_class: str) -> None:
+    claim = pods.kubernetes.make_claim(storage_class, volumeMode="Block")
+    pod = pods.run("until [ $(blockdev --getsize64 /dev/data) = 2147483648 ]; do sleep 0.1; done; echo grown", claim)
+    pods.wait_phase(pod, "Running")
+    pods.kubernetes.patch_claim(claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
+    assert pods.output(pod) == "grown"
+    pods.delete(pod)
+    assert (pods.kubernetes.claim(claim) or {})["status"]["capacity"]["storage"] == "2Gi"
+
+
 def test_a_snapshot_becomes_the_volume_of_another_pod(pods: PodCluster, xfs_class: str) -> None:
     claim = pods.kubernetes.make_claim(xfs_class)
     pods.do("echo first >/data/file; sync -f /data", claim)
