@@ -105,9 +105,13 @@ class Controller(Modify, Snapshotting, Publishing, Examining, csi_pb2_grpc.Contr
             raise InvalidRequest("capacity_range", "", "must be set")
         size = SizeRange(request.capacity_range.required_bytes, request.capacity_range.limit_bytes)
         with convert.found_volume(request.volume_id) as volume:
-            grown = self._volumes.expand(volume, size, convert.credentials(request.secrets))
-        # of a block volume, too: a loop device, an nbd, a mapping of LUKS do not follow the image by themselves
-        return csi_pb2.ControllerExpandVolumeResponse(capacity_bytes=grown.size, node_expansion_required=True)
+            credentials = convert.credentials(request.secrets)
+            grown = self._volumes.expand(volume, size, credentials)
+            # a node that has a block volume may have a loop device, an nbd or LUKS there: these don't follow the image by
+            # themselves. One that is attached from now on is staged with its new size.
+            is_block = capabilities.is_block(request.volume_capability)
+            on_node = not is_block or bool(self._volumes.get(volume, credentials).nodes)
+        return csi_pb2.ControllerExpandVolumeResponse(capacity_bytes=grown.size, node_expansion_required=on_node)
 
     def ValidateVolumeCapabilities(
         self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, context: Context

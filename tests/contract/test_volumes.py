@@ -110,10 +110,10 @@ class TestControllerExpandVolume:
         answer = expand(driver, volume.volume_id, 2 * GIB + 1)
         assert answer.capacity_bytes == ceph.info(name)["size"] == 2 * GIB + MIB
 
-    def test_a_node_has_to_grow_the_file_system_and_the_device_of_a_block_volume(self, driver: Driver) -> None:
+    def test_a_node_has_to_grow_the_file_system_but_no_block_volume_that_it_has_not_got(self, driver: Driver) -> None:
         volume = driver.create().volume_id
         assert expand(driver, volume, 2 * GIB).node_expansion_required
-        assert expand(driver, volume, 3 * GIB, block=True).node_expansion_required
+        assert not expand(driver, volume, 3 * GIB, block=True).node_expansion_required
 
     def test_a_volume_that_is_large_enough_is_left_as_it_is(self, driver: Driver) -> None:
         assert expand(driver, driver.create(size=2 * GIB).volume_id, GIB).capacity_bytes == 2 * GIB
