@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -96,23 +97,41 @@ def spawn(command: Sequence[str], *, home: Path, pidfile: Path, log: Path) -> Pr
     Until its own process has written the pidfile, nobody else could tell that it runs: so long this waits, and whoever is told to
     end meanwhile takes the daemon along.
     """
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            ["sh", "-c", REGISTER_AND_EXEC, str(pidfile), *command],
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
     with ExitStack() as unregistered:
-        unregistered.callback(child.kill)
+        with _undisturbed(), log.open("ab") as output:
+            child = subprocess.Popen(
+                ["sh", "-c", REGISTER_AND_EXEC, str(pidfile), *command],
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            unregistered.callback(child.wait)
+            unregistered.callback(child.kill)
         process = Process.with_pid(child.pid)
         while process and Process.from_file(pidfile) != process:
             if first_ended([process], _POLL):
                 process = None
         unregistered.pop_all()
     return process
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Have what tells this process to end come to it after the block: within, a child may be there that nobody knows yet."""
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+        yield
+        return
+    told: list[int] = []
+    before = {number: signal.signal(number, lambda which, _: told.append(which)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in told:
+            signal.raise_signal(number)
 
 
 def first_ended(processes: Iterable[Process], seconds: float) -> Process | None:
