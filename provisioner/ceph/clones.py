@@ -16,7 +16,7 @@ import msgspec
 import rados
 import rbd
 
-from provisioner.ceph import ancestry, flatten, headers, images, marks, names, qos, snapshot_removal, wire
+from provisioner.ceph import ancestry, flatten, headers, images, marks, moulds, names, qos, snapshot_removal, wire
 from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.headers import Header, Parent
 from provisioner.ceph.lost_locks import opened
@@ -156,9 +156,7 @@ def scrap(pool: rados.Ioctx, place: Place, name: str) -> None:
         return
     header = marks.read_header(pool, image_id)
     if header is None:
-        headers.remove_map(pool, image_id)
-        names.unlist(pool, name, image_id)
-        names.remove_id(pool, name, image_id)
+        moulds.undo(pool, name, image_id)
         return
     final = _volume_for(place, header)
     if final is not None and names.read_id(pool, final.image) == image_id:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -15,7 +15,7 @@ from provisioner.ceph.nodes import NodeImages
 from provisioner.ceph.places import Places
 from provisioner.config import ConfigFile
 from provisioner.core.attachments import Attachments
-from provisioner.core.errors import InvalidRequest, ProvisionerError
+from provisioner.core.errors import InvalidRequest, ProvisionerError, Unavailable
 from provisioner.core.ids import VolumeId
 from provisioner.core.keys import VolumeKeys
 from provisioner.host.build import host_node, key_rotation
@@ -71,11 +71,10 @@ def node(
     place = NodePlace(node_id, dict(_pair(text) for text in topology), max_volumes)
     process = wiring.Process()
     places = Places(Clusters(config.clusters))
-    images = NodeImages(places.clusters)
+    locality = _locality(location, crush_location_labels, lambda: _labels(kubeconfig_file, node_id, process))
     clients = Clients(Attachments(CephAttachments(places)), node_id, max_volumes)
+    images = NodeImages(places.clusters)
     keys = VolumeKeys(images, KeyServices(config.kms, process.metrics.on_kms).get)
-    wanted = [label.strip() for label in crush_location_labels.split(",") if label.strip()]
-    locality = Locality(location, wanted, _labels(kubeconfig_file, node_id, process) if wanted else None)
     volumes = host_node(images, clients, run_directory, process.flights(), keys, mounter, locality)
     pulse = Pulse(config.clusters, places.ask)
     server = serve_node(volumes, place, pulse, driver_name, Listen(csi_endpoint), process.metrics.on_rpc)
@@ -84,8 +83,7 @@ def node(
         socket = f"unix://{kubelet_registration}/{driver_name}-reg.sock"
         doors.insert(0, serve_registration(registration, Listen(socket, permits=1, queue=1), process.metrics.on_rpc))
     status = StatusServer(listen, process.metrics, registration.refusals, list)
-    joins: list[Callable[[], list[str]]] = [lambda: volumes.join(list(config.clusters()), dict(place.topology))]
-    joins += [lambda: _looked(locality)] if wanted else []
+    joins = [lambda: volumes.join(list(config.clusters()), dict(place.topology)), lambda: _looked(locality)]
     joining = threading.Thread(target=_stay_joined, args=(process.stop, joins), daemon=True)
     # without it, controllers would take this process for dead and have Ceph cut it off
     beating = threading.Thread(target=places.heartbeat, args=(process.stop,), name="heartbeat", daemon=True)
@@ -133,27 +131,39 @@ def _stay_joined(stop: threading.Event, joins: Sequence[Callable[[], list[str]]]
         pause = 5.0 if failed else 300.0
 
 
-def _looked(locality: Locality) -> list[str]:
-    """Read the node's labels; gives why not."""
-    from provisioner.kube.errors import KubeError
+def _locality(location: str, labels: str, reader: Callable[[], Labels]) -> Locality:
+    """Where this node is, as the options say. Raises InvalidRequest."""
+    wanted = [label.strip() for label in labels.split(",") if label.strip()]
+    return Locality(location, wanted, reader() if wanted else None)
 
+
+def _looked(locality: Locality) -> list[str]:
+    """Read the node's labels, if they count; gives why not."""
     try:
         locality.look()
-    except (KubeError, ProvisionerError) as error:
+    except ProvisionerError as error:
         return [f"where it is, by its labels: {error}"]
     return []
 
 
 def _labels(kubeconfig_file: str, node_id: str, process: wiring.Process) -> Labels:
-    """What reads the labels of the Kubernetes node of that name."""
+    """What reads the labels of the Kubernetes node of that name; it raises Unavailable."""
     # imported here: a node that was not asked to never talks to Kubernetes
     from provisioner.kube import kubeconfig
+    from provisioner.kube.errors import KubeError
     from provisioner.kube.resources import NODES
     from provisioner.kube.transport import Api, Limits
 
     agent = f"ceph-provisioner/{provisioner.__version__}"
     api = Api(kubeconfig.load(kubeconfig_file), agent, Limits(connections=1), process.metrics.on_call)
-    return lambda: dict(api.get(NODES.path(name=node_id))["metadata"].get("labels") or {})
+
+    def read() -> Mapping[str, str]:
+        try:
+            return dict(api.get(NODES.path(name=node_id))["metadata"].get("labels") or {})
+        except KubeError as error:
+            raise Unavailable(f"node {node_id} of Kubernetes: {error}") from error
+
+    return read
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -22,10 +22,11 @@ from provisioner.host.devices.qmp import connected, listener
 from provisioner.host.mounts import Mounts, make_place
 from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment
-from provisioner.host.processes import ended, until
+from provisioner.host.processes import ended, running, tell, until
 
 _SECONDS, _ANSWER_SECONDS = 40.0, 10.0
 _NODE = "image"
+_DAEMON = "qemu-storage-daemon"
 
 
 class FuseDevices:
@@ -38,8 +39,8 @@ class FuseDevices:
 
     def missing(self) -> str:
         """What the host lacks."""
-        if shutil.which("qemu-storage-daemon") is None:
-            return "no qemu-storage-daemon on the PATH"
+        if shutil.which(_DAEMON) is None:
+            return f"no {_DAEMON} on the PATH"
         return next((f"no {path}" for path in ("/dev/fuse", "/dev/loop-control") if not os.path.exists(path)), "")
 
     def find(self, volume: VolumeId) -> Path | None:
@@ -168,14 +169,14 @@ class FuseDevices:
         """See to it that the daemon ends: only then is its client gone from Ceph."""
         if self._mounts.at(self._file(volume)) is None:
             for pid in _starting(self._file(volume)):
-                os.kill(pid, signal.SIGKILL)
+                tell(pid, signal.SIGKILL)
                 ended(pid, _SECONDS / 4)
         pid = listener(self._socket(volume))
         if not pid:
             return
-        os.kill(pid, signal.SIGTERM)
+        tell(pid, signal.SIGTERM)
         if not ended(pid, _SECONDS / 2):
-            os.kill(pid, signal.SIGKILL)
+            tell(pid, signal.SIGKILL)
             ended(pid, _SECONDS / 4)
 
 
@@ -205,7 +206,7 @@ def daemon_command(attachment: Attachment, file: Path, key_file: str) -> list[st
         "mountpoint": str(file),
         "writable": not attachment.read_only,
     }
-    words = ["qemu-storage-daemon", "--daemonize"]
+    words = [_DAEMON, "--daemonize"]
     # in this order: by its socket one is found that still opens its image, and without a directory for that it mounts nothing
     words += ["--chardev", "socket,id=qmp,path=qmp,server=on,wait=off", "--monitor", "chardev=qmp"]
     words += ["--object", json.dumps({"qom-type": "secret", "id": "key", "format": "base64", "file": key_file})]
@@ -216,12 +217,8 @@ def _starting(file: Path) -> list[int]:
     """Daemons for the file that don't show it yet: left behind where a start took too long, as with a cluster that is full."""
     if not file.parent.is_dir():
         return []
-    shown, found = json.dumps(str(file)).encode(), []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if (line := entry.read_bytes()).startswith(b"qemu-storage-daemon") and shown in line:
-                found.append(int(entry.parent.name))
-    return found
+    shown = json.dumps(str(file))
+    return [pid for pid, words in running(_DAEMON) if any(shown in word for word in words)]
 
 
 def _explained(image: Opening, said: str) -> ProvisionerError:

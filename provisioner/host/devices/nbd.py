@@ -24,9 +24,9 @@ from provisioner.host.devices import netlink
 from provisioner.host.mounts import Mounts
 from provisioner.host.patience import Patience
 from provisioner.host.ports import Attachment
-from provisioner.host.processes import ended
+from provisioner.host.processes import ended, running, tell
 
-PROC, MODULE = Path("/proc"), Path("/sys/module/nbd")
+MODULE = Path("/sys/module/nbd")
 _MAP_SECONDS, _UNMAP_SECONDS, _GROW_SECONDS, _END_SECONDS = 90.0, 60.0, 15.0, 10.0
 _COOKIE = "cp:"
 _DEFAULTS = {"reattach-timeout": "300", "io-timeout": "0"}
@@ -69,7 +69,7 @@ class NbdDevices:
     def let_go(self, volume: VolumeId) -> None:
         """Kill the process, with whatever it has not written yet."""
         for pid in processes(_cookie(volume)):
-            _kill(pid, signal.SIGKILL)
+            tell(pid, signal.SIGKILL)
 
     def attach(self, attachment: Attachment) -> Path:
         """Start a process for the image: on the device that lost its own, or else on a new one."""
@@ -148,7 +148,7 @@ class NbdDevices:
         for pid in {*(known or ()), *processes(cookie)}:
             for told in (signal.SIGTERM, signal.SIGKILL):
                 if pid in processes(cookie):
-                    _kill(pid, told)
+                    tell(pid, told)
                 if ended(pid, _END_SECONDS):
                     break
             else:
@@ -177,21 +177,10 @@ def processes(cookie: str) -> list[int]:
 def _serving() -> dict[str, list[int]]:
     """The processes of rbd-nbd by their cookies."""
     found: dict[str, list[int]] = {}
-    for entry in PROC.glob("[0-9]*/cmdline"):
-        try:
-            program, *words = entry.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if os.path.basename(program) == "rbd-nbd" and "--cookie" in words[:-1]:
-            found.setdefault(words[words.index("--cookie") + 1], []).append(int(entry.parent.name))
+    for pid, words in running("rbd-nbd"):
+        if "--cookie" in words[:-1]:
+            found.setdefault(words[words.index("--cookie") + 1], []).append(pid)
     return found
-
-
-def _kill(pid: int, told: signal.Signals) -> None:
-    try:
-        os.kill(pid, told)
-    except ProcessLookupError:
-        return
 
 
 def _index(device: Path) -> int:

@@ -48,5 +48,5 @@ def test_a_process_is_known_by_its_name_and_its_cookie(tmp_path: Path, monkeypat
     for pid, words in lines.items():
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "cmdline").write_bytes("\0".join([*words, ""]).encode())
-    monkeypatch.setattr(nbd, "PROC", tmp_path)
+    monkeypatch.setattr("provisioner.host.processes.PROC", tmp_path)
     assert nbd.processes(cookie) == [1]
