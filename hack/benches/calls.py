@@ -76,6 +76,11 @@ class Bare:
     def delete_cloned(self, name: str) -> None:
         self.delete(f"{name}-cloned")
 
+    def empty_trash(self) -> None:
+        """Remove what was deleted for good: a snapshot that has a clone, be that in the trash, is only set aside when deleted."""
+        for each in list(rbd.RBD().trash_list(self.pool)):
+            rbd.RBD().trash_remove(self.pool, each["id"])
+
     def delete_snapshot(self, name: str) -> None:
         with rbd.Image(self.pool, name) as image:
             image.remove_snap("snap")

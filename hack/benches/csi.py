@@ -92,6 +92,8 @@ def _round(bare: Bare, ours: Served, ceph: Ceph, in_flight: int, volumes: list[s
     _, empty = found.setdefault(_EMPTY, (Measured(), Measured()))
     empty.run(ours.ask_nothing, volumes * 4, in_flight, by_us)
     for kind in LIFE:
+        if kind == "delete_snapshot":
+            bare.empty_trash()
         floor, measured = found.setdefault(kind, (Measured(), Measured()))
         floor.run(getattr(bare, kind), [f"bare-{each}" for each in volumes], in_flight, by_bare)
         measured.run(getattr(through, kind), [f"ours-{each}" for each in volumes], in_flight, by_us)

@@ -1,29 +1,21 @@
 """Growing an image that nobody has locked, as librbd does, but without opening it: a fifth of its operations.
 
-librbd takes the exclusive lock for it, so that no client's object map grows stale. Here each of the two steps takes the lock of
-its object and gives it back within one operation of the OSD: who holds a lock has it refused, who takes one after finds the
-step done. The object map comes first, as with librbd: one that is larger than its image is a growth cut short, which librbd
+librbd takes the exclusive lock for it, so that no client's object map grows stale; `unlocked` says how each of the two steps is
+done without. The object map comes first, as with librbd: one that is larger than its image is a growth cut short, which librbd
 knows. Whatever is not as expected is left to librbd.
 """
 
-import errno
 import struct
 
 import rados
 import rbd
 
-from provisioner.ceph import headers, wire
-from provisioner.ceph.errors import errno_of
+from provisioner.ceph import headers, unlocked, wire
 from provisioner.ceph.headers import NO_OBJECT
 from provisioner.ceph.moulds import PLAIN
 
-_LOCK = "rbd_lock"
 _MOST = 1 << 24
 """Objects up to which a map is grown here: librbd knows the limits."""
-_OTHERWISE = (errno.EBUSY, errno.ENOENT, errno.ERANGE, errno.EOVERFLOW)
-"""How Ceph says that there is a lock, no such object, another version of it."""
-_MAP_OPENS = struct.Struct("<IBBIQ")
-"""How an object map begins: the length of its opening, two versions, the length of the rest, how many objects it is for."""
 
 
 def grow(pool: rados.Ioctx, image_id: str, size: int) -> bool:
@@ -42,7 +34,7 @@ def grow(pool: rados.Ioctx, image_id: str, size: int) -> bool:
     with rados.WriteOpCtx() as operation:
         operation.assert_version(version)
         operation.execute("rbd", "set_size", struct.pack("<Q", size))
-        if not _done_unlocked(pool, operation, header):
+        if not unlocked.done(pool, operation, header, "growing"):
             return False
     headers.tell_watchers(pool, image_id)
     return True
@@ -51,19 +43,6 @@ def grow(pool: rados.Ioctx, image_id: str, size: int) -> bool:
 def _grow_map(pool: rados.Ioctx, image_id: str, before: int, after: int) -> bool:
     """Make room in the map, if it is there and for `before` objects: a lost one must not come back empty."""
     with rados.WriteOpCtx() as operation:
-        operation.cmpext(_MAP_OPENS.pack(14, 1, 1, 8, before), 0)
+        operation.cmpext(headers.map_opening(before), 0)
         operation.execute("rbd", "object_map_resize", struct.pack("<QB", after, NO_OBJECT))
-        return _done_unlocked(pool, operation, f"rbd_object_map.{image_id}")
-
-
-def _done_unlocked(pool: rados.Ioctx, operation: rados.WriteOp, obj: str) -> bool:
-    """Do it if nobody has the object's lock; tell whether it was done."""
-    operation.execute("lock", "lock", wire.lock_request(_LOCK, "grow", "growing", 0))
-    operation.rm_xattr(f"lock.{_LOCK}")
-    try:
-        pool.operate_write_op(operation, obj)
-    except rados.Error as error:
-        if errno_of(error) in _OTHERWISE or errno_of(error) >= wire.MISMATCH:
-            return False
-        raise
-    return True
+        return unlocked.done(pool, operation, headers.map_object(image_id), "growing")

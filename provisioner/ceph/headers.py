@@ -7,7 +7,7 @@ questions, and our own metadata, are handled so: changes of an image's shape sta
 import contextlib
 import errno
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -26,7 +26,10 @@ _HEADER_UPDATE = 3
 _PATIENCE_MS = 3000
 """How long watchers may take to say that they heard: one that doesn't finds out whenever it reads the header."""
 _OVER_EMPTY = "\0"
+_DIFFERENT = (errno.ECANCELED, errno.ENOENT, errno.ERANGE, errno.EOVERFLOW)
+"""How Ceph says that a key has another value, that there is no such object, or another version of it."""
 NO_OBJECT = 0
+_MAP_OPENS = struct.Struct("<IBBIQ")
 _PARENT_AT, _WITH_NAMESPACE = 6, 2
 
 
@@ -61,6 +64,21 @@ class Header:
 def header_object(image_id: str) -> str:
     """Name the header of an image."""
     return f"rbd_header.{image_id}"
+
+
+def map_object(image_id: str, snapshot: int | None = None) -> str:
+    """Name the object map of an image, or of its snapshot of that number."""
+    return f"rbd_object_map.{image_id}" + ("" if snapshot is None else f".{snapshot:016x}")
+
+
+def map_opening(objects: int) -> bytes:
+    """What an object map for so many objects begins with: the length of its opening, two versions, the length of the rest."""
+    return _MAP_OPENS.pack(14, 1, 1, 8, objects)
+
+
+def metadata_key(key: str) -> str:
+    """The key of a piece of metadata in the header's omap."""
+    return _METADATA + key
 
 
 def read_header(pool: rados.Ioctx, image_id: str, *tags: str) -> Header | None:
@@ -103,13 +121,16 @@ def change_metadata(
     remove: Collection[str] = (),
     expected: Mapping[str, str] = MappingProxyType({}),
     snapshot: int | None = None,
+    version: int | None = None,
 ) -> bool:
     """Set and remove metadata keys in one atomic step; tell whether it was done.
 
     It is done only if the image exists and each key of `expected` has that value, which has to be ASCII; "" is for absent.
-    With `snapshot`, only if the image has one of that number.
+    With `snapshot`, only if the image has one of that number. With `version`, only if the header is of that one.
     """
     with rados.WriteOpCtx() as operation:
+        if version is not None:
+            operation.assert_version(version)
         operation.omap_cmp("order", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
         if snapshot is not None:
             operation.omap_cmp(f"{SNAPSHOT}{snapshot:016x}", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
@@ -122,7 +143,7 @@ def change_metadata(
         try:
             pool.operate_write_op(operation, header_object(image_id))
         except rados.Error as error:
-            if errno_of(error) in (errno.ECANCELED, errno.ENOENT):
+            if errno_of(error) in _DIFFERENT:
                 return False
             raise
     return True
@@ -134,11 +155,22 @@ def metadata(values: Mapping[str, str]) -> bytes:
     return struct.pack("<I", len(values)) + pairs
 
 
-def tell_watchers(pool: rados.Ioctx, image_id: str) -> None:
-    """Tell every client that has the image open to read its header again, as librbd does after each change."""
+def tell_watchers(pool: rados.Ioctx, image_id: str) -> bool:
+    """Have every client that has the image open read its header again, as librbd does after each change; tell if there is any."""
     message = struct.pack("<BBII", 1, 1, 4, _HEADER_UPDATE).decode("ascii")
-    with contextlib.suppress(rados.TimedOut):  # somebody did not answer; the others have heard
-        pool.notify(header_object(image_id), message, _PATIENCE_MS)
+    watching: list[object] = []
+
+    def told(_: object, __: int, heard: Sequence[object] | None, silent: Sequence[object] | None) -> None:
+        watching.extend([*(heard or ()), *(silent or ())])
+
+    notice = pool.aio_notify(header_object(image_id), told, message, _PATIENCE_MS)
+    notice.wait_for_complete_and_cb()
+    code = -notice.get_return_value()
+    if code == errno.ETIMEDOUT:  # somebody did not answer; the others have heard
+        return True
+    if code:
+        raise rados.OSError(f"the watchers of image {image_id} can't be told", errno=code)
+    return bool(watching)
 
 
 def shake_off_watchers(pool: rados.Ioctx, image_id: str) -> None:
@@ -156,7 +188,7 @@ def shake_off_watchers(pool: rados.Ioctx, image_id: str) -> None:
         try:
             pool.operate_write_op(operation, header_object(image_id), flags=wire.FULL_FORCE)
         except rados.Error as error:
-            if errno_of(error) not in (errno.ERANGE, errno.EOVERFLOW, errno.ENOENT):
+            if errno_of(error) not in _DIFFERENT:
                 raise
 
 
@@ -171,13 +203,13 @@ def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
         operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
         operation.execute("rbd", "object_map_resize", struct.pack("<QB", objects, NO_OBJECT))
         with contextlib.suppress(rados.ObjectExists):
-            pool.operate_write_op(operation, f"rbd_object_map.{image_id}")
+            pool.operate_write_op(operation, map_object(image_id))
 
 
 def remove_map(pool: rados.Ioctx, image_id: str) -> None:
     """Remove the object map of an image whose header is gone, or never was; none is fine."""
     with contextlib.suppress(rados.ObjectNotFound):
-        pool.remove_object(f"rbd_object_map.{image_id}")
+        pool.remove_object(map_object(image_id))
 
 
 def parse_header(image_id: str, values: Mapping[str, bytes]) -> Header:

@@ -119,7 +119,7 @@ def read_album(pool: rados.Ioctx, image_id: str) -> Album | None:
 def has_object_map(pool: rados.Ioctx, image_id: str, number: int) -> bool:
     """Tell whether a snapshot has an object map: the last that librbd makes of it."""
     try:
-        pool.stat(f"rbd_object_map.{image_id}.{number:016x}")
+        pool.stat(headers.map_object(image_id, number))
     except rados.ObjectNotFound:
         return False
     return True

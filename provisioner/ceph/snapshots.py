@@ -14,7 +14,7 @@ from dataclasses import replace
 import rados
 import rbd
 
-from provisioner.ceph import headers, index, marks, names, snapshot_headers, snapshot_removal, wire
+from provisioner.ceph import headers, index, marks, names, snapshot_headers, snapshot_removal, unopened, wire
 from provisioner.ceph.closing import closing
 from provisioner.ceph.errors import explained
 from provisioner.ceph.lost_locks import opened
@@ -82,6 +82,8 @@ class CephSnapshots:
             self._places.enrolled(entry.volume.place, credentials) as room,
             explained(f"taking snapshot {entry.name} of image {entry.volume}"),
         ):
+            if (made := _taken_unopened(room, entry)) is not None:
+                return made
             for _ in range(_ROUNDS):
                 taken, made = _taken_and_marked(room, entry)
                 if not taken and not _is_marked_soon(room, entry):
@@ -156,9 +158,10 @@ class CephSnapshots:
                 index.drop(room.pool, entry)
 
 
-def commit(room: Room, entry: Entry, group: str = "", taken: Album | None = None) -> Snapshot | None:
+def commit(room: Room, entry: Entry, group: str = "", taken: Album | None = None, version: int | None = None) -> Snapshot | None:
     """Mark a snapshot that was just taken, the one in the header `taken` if that is told; None if it is a condemned leftover.
 
+    None, too, if the header is not of the `version` told any more.
     NotFound, and no snapshot, if its volume was deleted meanwhile.
     """
     pool, name = room.pool, entry.id.snapshot
@@ -179,10 +182,23 @@ def commit(room: Room, entry: Entry, group: str = "", taken: Album | None = None
         mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group, entry.labels, by, stamp)
         told = {**snapshot_headers.mark_values(name, mark), **marks.turn()}
         stale = [key for key, value in before.items() if value]
-        if headers.change_metadata(pool, entry.image_id, told, stale, {marks.DELETING: "", **before}, there.number):
+        if headers.change_metadata(pool, entry.image_id, told, stale, {marks.DELETING: "", **before}, there.number, version):
             return snapshot_headers.as_snapshot(entry.volume.place, there, mark)
+        if version is not None:
+            return None
         album = read_album(pool, entry.image_id)
     raise Unavailable(f"image {entry.volume} kept changing while its snapshot {entry.name} was marked")
+
+
+def _taken_unopened(room: Room, entry: Entry) -> Snapshot | None:
+    """Take and mark it without opening the image; None, and it is not there, if librbd has to."""
+    taken = unopened.take(room, entry.image_id, entry.id.snapshot)
+    if taken is None:
+        return None
+    made = commit(room, entry, taken=taken.album, version=taken.version)
+    if made is None:
+        snapshot_removal.take_away(room, entry.image_id, entry.id.snapshot)
+    return made
 
 
 def _taken_and_marked(room: Room, entry: Entry) -> tuple[bool, Snapshot | None]:

@@ -1,0 +1,237 @@
+"""Snapshots of images that nobody has open: as librbd takes them, and left to it where anybody might write. Takes about 10 s."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pkgutil import resolve_name
+from typing import cast
+
+import pytest
+import rados
+import rbd
+
+from provisioner.ceph import snapshots, unopened, wire
+from provisioner.ceph.places import Room
+from provisioner.core.attachments import Node
+from provisioner.core.ids import Place, VolumeId
+from provisioner.core.model import MIB, Layout, SizeRange
+from provisioner.core.uses import Mode, Use
+from tests.harness.ceph import Ceph
+from tests.harness.store import GIB, Provisioner, at, image_id, omap, rbd_snapshots, unexplained
+
+NAME, SNAPSHOT, OBJECT = "pvc-1", "monday", 4 * MIB
+LAYOUTS = [
+    Layout(),
+    Layout(features=frozenset({"layering", "exclusive-lock"})),
+    Layout(features=frozenset({"layering", "exclusive-lock", "object-map", "fast-diff"}), object_size=MIB),
+]
+NOT_FOR_US = [
+    Layout(features=frozenset({"layering"})),
+    Layout(stripe_unit=MIB, stripe_count=2),
+]
+
+
+@pytest.fixture
+def pool(ceph: Ceph, place: Place) -> Iterator[rados.Ioctx]:
+    with at(ceph, place) as opened:
+        yield opened
+
+
+@pytest.fixture
+def room(homely: Provisioner, place: Place) -> Iterator[Room]:
+    with homely.places.enrolled(place, None) as entered:
+        yield entered
+
+
+def _write(pool: rados.Ioctx, name: str, *numbers: int, content: bytes = b"content") -> None:
+    """Write into the objects of these numbers, of 4 MiB each."""
+    with rbd.Image(pool, name) as image:
+        for number in numbers:
+            image.write(content, number * OBJECT)
+
+
+def _changed(pool: rados.Ioctx, name: str, since: str | None, snapshot: str | None = None) -> set[int]:
+    """Numbers of the objects that changed, as the object maps tell."""
+    found: set[int] = set()
+    with rbd.Image(pool, name, snapshot=snapshot, read_only=True) as image:
+        image.diff_iterate(0, image.size(), since, lambda at, *_: found.add(at // OBJECT), whole_object=True)
+    return found
+
+
+def _is_sound(ceph: Ceph, place: Place, *specs: str) -> bool:
+    """Have Ceph's own tool compare the object maps with the objects."""
+    for spec in specs:
+        image = f"{place.pool}/{place.namespace}/{spec}"
+        common = ["rbd", "--conf", ceph.conf]
+        subprocess.run([*common, "object-map", "check", "--no-progress", image], check=True, capture_output=True)
+        told = subprocess.run([*common, "info", image], check=True, capture_output=True, text=True).stdout
+        if "invalid" in told:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{len(layout.features)} features")
+def test_a_snapshot_is_as_librbd_takes_it(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room, layout: Layout
+) -> None:
+    for name in (NAME, "other"):
+        homely.create(place, name, layout=layout)
+        _write(pool, name, 0, 3)
+    with rbd.Image(pool, "other") as image:
+        image.create_snap(SNAPSHOT)
+    assert unopened.take(room, image_id(pool, NAME), SNAPSHOT) is not None
+    assert _shape(pool, NAME) == _shape(pool, "other")
+
+
+def test_it_keeps_what_was_there_and_the_maps_tell_what_came_after(
+    ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner
+) -> None:
+    homely.create(place, NAME)
+    _write(pool, NAME, 0, 3, content=b"first")
+    homely.snapshot(place, NAME, "monday")
+    _write(pool, NAME, 3, 5, content=b"later")
+    homely.snapshot(place, NAME, "tuesday")
+    _write(pool, NAME, 7, content=b"today")
+    with rbd.Image(pool, NAME, snapshot="monday", read_only=True) as image:
+        assert [image.read(number * OBJECT, 5) for number in (0, 3, 5)] == [b"first", b"first", bytes(5)]
+    assert _changed(pool, NAME, None, "monday") == {0, 3}
+    assert _changed(pool, NAME, "monday", "tuesday") == {3, 5}
+    assert _changed(pool, NAME, "monday") == {3, 5, 7}
+    assert _changed(pool, NAME, "tuesday") == {7}
+    assert _is_sound(ceph, place, NAME, f"{NAME}@monday", f"{NAME}@tuesday")
+
+
+def test_when_the_older_one_is_deleted_the_maps_tell_the_changes_of_both(
+    ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner
+) -> None:
+    homely.create(place, NAME)
+    taken = {}
+    for number, name in enumerate(["monday", "tuesday", "wednesday"]):
+        taken[name] = homely.snapshot(place, NAME, name).id
+        _write(pool, NAME, number)
+    homely.snapshots.delete(taken["tuesday"])
+    assert _changed(pool, NAME, "monday", "wednesday") == {0, 1}
+    homely.snapshots.delete(taken["wednesday"])
+    assert _changed(pool, NAME, "monday") == {0, 1, 2}
+    assert _is_sound(ceph, place, NAME, f"{NAME}@monday")
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=["it has not written", "it has the lock"])
+def test_while_a_client_has_the_image_open_librbd_takes_it(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room, *, writes: bool
+) -> None:
+    homely.create(place, NAME)
+    with rbd.Image(pool, NAME) as image:
+        if writes:
+            image.write(b"first", 0)
+        assert unopened.take(room, image_id(pool, NAME), SNAPSHOT) is None
+        assert list(image.list_snaps()) == []
+        homely.snapshot(place, NAME, SNAPSHOT)
+        image.write(b"later", 0)
+    with rbd.Image(pool, NAME, snapshot=SNAPSHOT, read_only=True) as image:
+        assert image.read(0, 5) == (b"first" if writes else bytes(5))
+    assert _changed(pool, NAME, SNAPSHOT) == {0}
+    assert unexplained(pool) == set()
+
+
+@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "headers.tell_watchers"])
+def test_whoever_begins_to_write_between_two_steps_has_librbd_take_it(
+    ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Who had the image open before knows nothing of the snapshot, and comes and goes unseen."""
+    homely.create(place, NAME)
+    _write(pool, NAME, 0, content=b"first")
+    step = cast("Callable[..., object]", resolve_name(f"provisioner.ceph.{before}"))
+
+    with ExitStack() as stack:
+        writer = [stack.enter_context(rbd.Image(pool, NAME))]
+
+        def met(*arguments: object) -> object:
+            if writer:
+                writer.pop().write(b"other", OBJECT)
+                stack.close()
+            return step(*arguments)
+
+        monkeypatch.setattr(f"provisioner.ceph.{before}", met)
+        homely.snapshot(place, NAME, SNAPSHOT)
+    _write(pool, NAME, 2, content=b"later")
+    with rbd.Image(pool, NAME, snapshot=SNAPSHOT, read_only=True) as image:
+        assert [image.read(number * OBJECT, 5) for number in range(3)] == [b"first", b"other", bytes(5)]
+    assert rbd_snapshots(ceph, place, NAME) == [SNAPSHOT]
+    assert _changed(pool, NAME, SNAPSHOT) == {2}
+    assert _is_sound(ceph, place, NAME, f"{NAME}@{SNAPSHOT}")
+    assert unexplained(pool) == set()
+
+
+def test_whoever_writes_before_the_mark_has_librbd_take_it(
+    ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homely.create(place, NAME)
+    commit = snapshots.commit
+
+    def met(room: Room, entry: object, **told: object) -> object:
+        if "version" in told:
+            _write(pool, NAME, 1)
+        return commit(room, entry, **told)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(snapshots, "commit", met)
+    homely.snapshot(place, NAME, SNAPSHOT)
+    _write(pool, NAME, 2)
+    assert _changed(pool, NAME, None, SNAPSHOT) == {1}
+    assert _changed(pool, NAME, SNAPSHOT) == {2}
+    assert _is_sound(ceph, place, NAME, f"{NAME}@{SNAPSHOT}")
+
+
+@pytest.mark.parametrize("layout", NOT_FOR_US, ids=["no exclusive lock", "striping"])
+def test_what_is_not_plain_is_left_to_librbd(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room, layout: Layout
+) -> None:
+    homely.create(place, NAME, layout=layout)
+    _write(pool, NAME, 0)
+    assert unopened.take(room, image_id(pool, NAME), SNAPSHOT) is None
+    homely.snapshot(place, NAME, SNAPSHOT)
+    with rbd.Image(pool, NAME, snapshot=SNAPSHOT, read_only=True) as image:
+        assert image.read(0, 7) == b"content"
+
+
+def test_an_image_with_clones_and_an_attached_one_are_left_to_librbd(
+    ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room
+) -> None:
+    homely.create(place, NAME)
+    homely.clone(place, "clone", homely.snapshot(place, NAME, "base").id)
+    homely.create(place, "attached")
+    homely.attachments.enrol_node(place.cluster, Node("n1"))
+    homely.attachments.attach(VolumeId(place, "attached"), "n1", Use(Mode.SINGLE_NODE_WRITER))
+    for name in (NAME, "clone", "attached"):
+        assert unopened.take(room, image_id(pool, name), SNAPSHOT) is None
+        assert SNAPSHOT not in rbd_snapshots(ceph, place, name)
+
+
+def test_a_lost_object_map_and_one_for_another_size_are_left_to_librbd(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room
+) -> None:
+    for name in ("lost", "larger"):
+        homely.create(place, name)
+    pool.remove_object(f"rbd_object_map.{image_id(pool, 'lost')}")
+    made = image_id(pool, "larger")
+    homely.volumes.expand(VolumeId(place, "larger"), SizeRange(2 * GIB))
+    pool.execute(f"rbd_header.{made}", "rbd", "set_size", GIB.to_bytes(8, "little"))
+    for name in ("lost", "larger"):
+        assert unopened.take(room, image_id(pool, name), SNAPSHOT) is None
+        homely.snapshot(place, name, f"{name}-{SNAPSHOT}")
+
+
+def _shape(pool: rados.Ioctx, name: str) -> tuple[object, ...]:
+    """What header and object maps say, but for what differs from one snapshot to the next: its number, its time."""
+    made = image_id(pool, name)
+    header = omap(pool, f"rbd_header.{made}")
+    fields = {key: header.get(key) for key in ("size", "order", "features", "flags", "op_features")}
+    (key,) = (each for each in header if each.startswith("snapshot_"))
+    number = int(key.removeprefix("snapshot_"), 16)
+    assert int.from_bytes(header["snap_seq"], "little") == number
+    record = header[key].replace(number.to_bytes(8, "little"), bytes(8))
+    maps = [f"rbd_object_map.{made}", f"rbd_object_map.{made}.{number:016x}"]
+    has_map = int.from_bytes(header["features"], "little") & rbd.RBD_FEATURE_OBJECT_MAP
+    with rbd.Image(pool, name, snapshot=SNAPSHOT, read_only=True) as image:
+        seen = (image.size(), image.flags(), image.is_protected_snap(SNAPSHOT))
+    return fields, len(record), seen, [pool.read(each) for each in maps if has_map], wire.lockers(pool, f"rbd_header.{made}")
