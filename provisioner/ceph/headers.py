@@ -122,11 +122,13 @@ def change_metadata(
     expected: Mapping[str, str] = MappingProxyType({}),
     snapshot: int | None = None,
     version: int | None = None,
+    without: int | None = None,
 ) -> bool:
     """Set and remove metadata keys in one atomic step; tell whether it was done.
 
     It is done only if the image exists and each key of `expected` has that value, which has to be ASCII; "" is for absent.
-    With `snapshot`, only if the image has one of that number. With `version`, only if the header is of that one.
+    With `snapshot`, only if the image has one of that number; with `without`, only if it has none of that number. With
+    `version`, only if the header is of that one.
     """
     with rados.WriteOpCtx() as operation:
         if version is not None:
@@ -134,6 +136,8 @@ def change_metadata(
         operation.omap_cmp("order", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
         if snapshot is not None:
             operation.omap_cmp(f"{SNAPSHOT}{snapshot:016x}", _OVER_EMPTY, rados.LIBRADOS_CMPXATTR_OP_GT)
+        if without is not None:
+            operation.omap_cmp(f"{SNAPSHOT}{without:016x}", "", rados.LIBRADOS_CMPXATTR_OP_EQ)
         for key, value in expected.items():
             operation.omap_cmp(_METADATA + key, value, rados.LIBRADOS_CMPXATTR_OP_EQ)
         if remove:

@@ -40,12 +40,18 @@ def remove(room: Room, image_id: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def removed(room: Room, image_id: str, name: str) -> Iterator[None]:
-    """Like `remove`, for what comes after it: the block runs while librbd closes the image."""
+def removed(room: Room, image_id: str, name: str, *, surely: bool = True) -> Iterator[None]:
+    """Like `remove`, for what comes after it: the block runs while librbd closes the image.
+
+    Not `surely`, what librbd says is believed, and it is the block's to find out whether the snapshot is gone.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(rbd.ImageNotFound):
             image = stack.enter_context(opened(room.registry.instance, room.pool, image_id))
-            remove_from(room.pool, image, image_id, name)
+            if surely:
+                remove_from(room.pool, image, image_id, name)
+            else:
+                image.remove_snap(name)
             stack.enter_context(closing(image))
         yield
 

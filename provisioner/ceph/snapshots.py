@@ -119,10 +119,13 @@ class CephSnapshots:
             found = album.find(place, name) if album is not None else None
             if album is not None and found is not None and _is_whole(album):
                 permit(found)
-            with snapshot_removal.removed(room, snapshot.image_id, name) if found is not None else nullcontext():
+            lone = _number_without_clones(album, name) if found else None
+            with snapshot_removal.removed(room, snapshot.image_id, name, surely=lone is None) if found else nullcontext():
                 self._forget(snapshot, mark or SnapshotMark(name, snapshot.volume.image, snapshot.image_id, 0), credentials)
-                if mark is not None:
-                    headers.change_metadata(room.pool, snapshot.image_id, {}, remove=[snapshot_headers.MARK + name])
+                clean = mark is None or _unmark(room, snapshot, lone)
+            if not clean and lone is not None:  # whoever has the image locked did not know of the snapshot
+                snapshot_removal.remove(room, snapshot.image_id, name)
+                _unmark(room, snapshot)
 
     def of(self, volume: VolumeId, credentials: Credentials | None) -> list[Snapshot]:
         """The snapshots of the image that bears the name."""
@@ -254,6 +257,17 @@ def _is_marked_soon(room: Room, entry: Entry) -> bool:
         if time.monotonic() > deadline or not room.registry.others_alive(room.pool):
             return False
         pause.wait(0.1)
+
+
+def _number_without_clones(album: Album | None, name: str) -> int | None:
+    """The snapshot's number if nothing stays of it when it is removed; Ceph keeps what clones need."""
+    there = album.named(name) if album is not None else None
+    return there.number if there is not None and not there.children else None
+
+
+def _unmark(room: Room, snapshot: SnapshotId, gone: int | None = None) -> bool:
+    """Take the mark away, with `gone` only if there is no snapshot of that number any more; tell whether it was done."""
+    return headers.change_metadata(room.pool, snapshot.image_id, {}, [snapshot_headers.MARK + snapshot.snapshot], without=gone)
 
 
 def _claim_of(place: Place, mark: SnapshotMark) -> Entry:

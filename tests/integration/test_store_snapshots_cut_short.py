@@ -146,6 +146,19 @@ def test_a_snapshot_s_name_that_another_volume_has_by_now_stays_that_one_s(ceph:
     assert homely.snapshots.get(other.id) == other
 
 
+def test_a_stranger_s_snapshot_of_a_name_whose_mark_was_left_behind_stays(ceph: Ceph, homely: Provisioner, place: Place) -> None:
+    """A delete that was killed before it struck out its mark; then somebody took one of that name by hand."""
+    made = homely.create(place, "pvc-1").image_id
+    taken = homely.snapshot(place, "pvc-1", "monday")
+    with at(ceph, place) as pool, rbd.Image(pool, "pvc-1") as image:
+        image.remove_snap("monday")
+        image.create_snap("monday")
+    homely.snapshots.delete(taken.id)
+    assert rbd_snapshots(ceph, place, "pvc-1") == ["monday"]
+    assert homely.snapshots.of(VolumeId(place, "pvc-1")) == []
+    assert snapshot_marks(ceph, place, made) == []
+
+
 def test_the_index_is_spread_over_its_objects(ceph: Ceph, place: Place) -> None:
     with at(ceph, place) as pool:
         for number in range(200):
