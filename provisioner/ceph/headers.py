@@ -1,7 +1,8 @@
 """What an image says of itself, read and tagged without opening it.
 
 Opening an image costs 6-8 ms of CPU; one read of the omap of `rbd_header.<id>` answers the same questions in 0.2 ms. Only
-questions, and our own metadata, are handled so: changes of an image's shape stay librbd's, but for `moulds` and `growth`.
+questions, and our own metadata, are handled so: changes of an image's shape stay librbd's, but for `moulds`, `growth` and
+`unopened`.
 """
 
 import contextlib

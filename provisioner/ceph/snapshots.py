@@ -1,7 +1,7 @@
 """Snapshots: one RBD snapshot each, on the image itself. The Ceph side of `core.snapshots`.
 
-Taking one: claim the name in the index, have librbd take it, mark it in one atomic step that an image about to be deleted
-refuses. A process killed between leaves a claim, or a claim and a snapshot without its mark: the retry takes it anew.
+Taking one: claim the name in the index, take it (`unopened`, or else librbd), mark it in one atomic step that an image about to
+be deleted refuses. A process killed between leaves a claim, or a claim and a snapshot without its mark: the retry takes it anew.
 Deleting one: the snapshot (Ceph keeps what clones need), the index entry, the mark, which is what a retry finds the way by.
 """
 
