@@ -17,7 +17,8 @@ import rbd
 from provisioner.ceph.cluster import Connection
 from provisioner.core.ids import Place
 
-_IO = {"read", "stat", "execute", "operate_read_op", "operate_write_op", "remove_object", "get_xattrs", "unlock", "notify"}
+_IO = {"read", "stat", "execute", "operate_read_op", "operate_write_op", "write_full", "remove_object", "get_xattrs", "unlock"}
+_IO |= {"notify", "aio_notify", "create_self_managed_snap", "remove_self_managed_snap"}
 
 
 class Death:
