@@ -29,7 +29,8 @@ _PATIENCE_MS = 3000
 _OVER_EMPTY = "\0"
 _DIFFERENT = (errno.ECANCELED, errno.ENOENT, errno.ERANGE, errno.EOVERFLOW)
 """How Ceph says that a key has another value, that there is no such object, or another version of it."""
-NO_OBJECT = 0
+NO_OBJECT, CHANGED_OBJECT = 0, 1
+"""What an object map says of an object: not there; there, and written to since the snapshot before."""
 _MAP_OPENS = struct.Struct("<IBBIQ")
 _PARENT_AT, _WITH_NAMESPACE = 6, 2
 
@@ -204,11 +205,20 @@ def set_striping(pool: rados.Ioctx, image_id: str, unit: int, count: int) -> Non
 
 def make_empty_map(pool: rados.Ioctx, image_id: str, objects: int) -> None:
     """Make the object map of an empty image with room for so many objects; one that is there stays."""
+    _make_map(pool, map_object(image_id), objects, NO_OBJECT, flags=0)
+
+
+def make_cautious_map(pool: rados.Ioctx, image_id: str, snapshot: int, objects: int) -> None:
+    """Make a snapshot's object map, even in a full pool: it says that everything changed. One that is there stays."""
+    _make_map(pool, map_object(image_id, snapshot), objects, CHANGED_OBJECT, wire.FULL_FORCE)
+
+
+def _make_map(pool: rados.Ioctx, obj: str, objects: int, state: int, flags: int) -> None:
     with rados.WriteOpCtx() as operation:
         operation.new(rados.LIBRADOS_CREATE_EXCLUSIVE)
-        operation.execute("rbd", "object_map_resize", struct.pack("<QB", objects, NO_OBJECT))
+        operation.execute("rbd", "object_map_resize", struct.pack("<QB", objects, state))
         with contextlib.suppress(rados.ObjectExists):
-            pool.operate_write_op(operation, map_object(image_id))
+            pool.operate_write_op(operation, obj, flags=flags)
 
 
 def remove_map(pool: rados.Ioctx, image_id: str) -> None:

@@ -126,9 +126,21 @@ def finish(room: Room, image_id: str, name: str) -> None:
             return
         there = album.named(name)
         if there is not None and sentence == _sentence(album, there):
+            _assume_the_worst(pool, album, there)
             with opened(room.registry.instance, pool, image_id) as image:
                 remove_from(pool, image, image_id, name, there.number)
         headers.change_metadata(pool, image_id, {}, [key], {key: sentence})
+
+
+def _assume_the_worst(pool: rados.Ioctx, album: Album, leftover: RbdSnapshot) -> None:
+    """If the leftover has no object map, make one by which everything changed.
+
+    Where a snapshot is removed, librbd has the next one's map, or the image's, take over what its map says of changes, and
+    forgets that where there is none. So what a snapshot before this one said may be lost, and changes with it.
+    """
+    if album.header.features & rbd.RBD_FEATURE_FAST_DIFF:
+        objects = -(-leftover.size >> album.header.order)
+        headers.make_cautious_map(pool, album.header.image_id, leftover.number, objects)
 
 
 def _condemned(pool: rados.Ioctx, album: Album, snapshot: RbdSnapshot) -> bool:

@@ -13,8 +13,8 @@ from provisioner.ceph import wire
 from provisioner.ceph.errors import errno_of
 
 _LOCK = "rbd_lock"
-_OTHERWISE = (errno.EBUSY, errno.ENOENT, errno.ERANGE, errno.EOVERFLOW)
-"""How Ceph says that there is a lock, no such object, another version of it."""
+_OTHERWISE = (errno.EBUSY, errno.ENOENT, errno.ERANGE, errno.EOVERFLOW, errno.EINVAL)
+"""How Ceph says that there is a lock, no such object, another version of it, or that it is garbled, which librbd can mend."""
 
 
 def done(pool: rados.Ioctx, operation: rados.WriteOp, obj: str, why: str, refusals: Collection[int] = ()) -> bool:

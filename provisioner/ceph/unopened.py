@@ -92,11 +92,20 @@ def _add(pool: rados.Ioctx, image_id: str, version: int, number: int, name: str)
 
 
 def _map(pool: rados.Ioctx, image_id: str, seen: _Seen, number: int) -> bool:
-    """Give the snapshot its object map, and have the image's own count anew what changes; False if that changed meanwhile."""
+    """Give the snapshot its object map, and have the image's own count anew what changes; False if that changed meanwhile.
+
+    Then there must be no map of the snapshot: it may be gone already; or an older one is, and this one's map should have taken
+    over what that one's said. Of a snapshot without a map, `snapshot_removal` assumes the worst.
+    """
     if seen.map is None:
         return True
-    pool.write_full(headers.map_object(image_id, number), seen.map)
+    obj = headers.map_object(image_id, number)
+    if not wire.write_new(pool, obj, seen.map, flags=0):
+        return False
     with rados.WriteOpCtx() as operation:
         operation.assert_version(seen.map_version)
         operation.execute("rbd", "object_map_snap_add", b"")
-        return unlocked.done(pool, operation, headers.map_object(image_id), "snapshot")
+        if unlocked.done(pool, operation, headers.map_object(image_id), "snapshot"):
+            return True
+    wire.remove_if_holds(pool, obj, seen.map)
+    return False

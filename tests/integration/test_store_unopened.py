@@ -1,4 +1,4 @@
-"""Snapshots of images that nobody has open: as librbd takes them, and left to it where anybody might write. Takes about 10 s."""
+"""Snapshots of images that nobody has open: as librbd takes them, and left to it where anybody might write. Takes about 15 s."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,11 +13,12 @@ import rbd
 from provisioner.ceph import snapshots, unopened, wire
 from provisioner.ceph.places import Room
 from provisioner.core.attachments import Node
+from provisioner.core.errors import NotFound
 from provisioner.core.ids import Place, VolumeId
 from provisioner.core.model import MIB, Layout, SizeRange
 from provisioner.core.uses import Mode, Use
 from tests.harness.ceph import Ceph
-from tests.harness.store import GIB, Provisioner, at, image_id, omap, rbd_snapshots, unexplained
+from tests.harness.store import GIB, Provisioner, at, image_id, index, omap, rbd_snapshots, unexplained
 
 NAME, SNAPSHOT, OBJECT = "pvc-1", "monday", 4 * MIB
 LAYOUTS = [
@@ -134,6 +135,18 @@ def test_while_a_client_has_the_image_open_librbd_takes_it(
     assert unexplained(pool) == set()
 
 
+def _meet(monkeypatch: pytest.MonkeyPatch, before: str, act: Callable[[], object]) -> None:
+    """Have something done, once, before a step is."""
+    step, todo = cast("Callable[..., object]", resolve_name(f"provisioner.ceph.{before}")), [act]
+
+    def met(*arguments: object) -> object:
+        if todo:
+            todo.pop()()
+        return step(*arguments)
+
+    monkeypatch.setattr(f"provisioner.ceph.{before}", met)
+
+
 @pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "headers.tell_watchers"])
 def test_whoever_begins_to_write_between_two_steps_has_librbd_take_it(
     ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch, before: str
@@ -141,25 +154,117 @@ def test_whoever_begins_to_write_between_two_steps_has_librbd_take_it(
     """Who had the image open before knows nothing of the snapshot, and comes and goes unseen."""
     homely.create(place, NAME)
     _write(pool, NAME, 0, content=b"first")
-    step = cast("Callable[..., object]", resolve_name(f"provisioner.ceph.{before}"))
+    homely.snapshot(place, NAME, "before")
 
     with ExitStack() as stack:
-        writer = [stack.enter_context(rbd.Image(pool, NAME))]
+        writer = stack.enter_context(rbd.Image(pool, NAME))
 
-        def met(*arguments: object) -> object:
-            if writer:
-                writer.pop().write(b"other", OBJECT)
-                stack.close()
-            return step(*arguments)
+        def comes_and_goes() -> None:
+            writer.write(b"other", OBJECT)
+            stack.close()
 
-        monkeypatch.setattr(f"provisioner.ceph.{before}", met)
+        _meet(monkeypatch, before, comes_and_goes)
         homely.snapshot(place, NAME, SNAPSHOT)
     _write(pool, NAME, 2, content=b"later")
     with rbd.Image(pool, NAME, snapshot=SNAPSHOT, read_only=True) as image:
         assert [image.read(number * OBJECT, 5) for number in range(3)] == [b"first", b"other", bytes(5)]
-    assert rbd_snapshots(ceph, place, NAME) == [SNAPSHOT]
+    assert rbd_snapshots(ceph, place, NAME) == ["before", SNAPSHOT]
+    assert _changed(pool, NAME, None, SNAPSHOT) == {0, 1}
+    assert _changed(pool, NAME, "before", SNAPSHOT) >= {1}
     assert _changed(pool, NAME, SNAPSHOT) == {2}
-    assert _is_sound(ceph, place, NAME, f"{NAME}@{SNAPSHOT}")
+    assert _changed(pool, NAME, None) == {0, 1, 2}
+    assert unexplained(pool) == set()
+
+
+def test_an_older_one_that_is_deleted_before_the_map_is_made_leaves_what_it_knew_of_changes(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librbd has the map of the next one take it over, and forgets it where there is none."""
+    homely.create(place, NAME)
+    _write(pool, NAME, 0, 1)
+    homely.snapshot(place, NAME, "oldest")
+    _write(pool, NAME, 1)
+    older = homely.snapshot(place, NAME, "older").id
+    _meet(monkeypatch, "unopened._map", lambda: homely.snapshots.delete(older))
+    homely.snapshot(place, NAME, SNAPSHOT)
+    assert _changed(pool, NAME, "oldest", SNAPSHOT) >= {1}
+    assert _changed(pool, NAME, "oldest") >= {1}
+    assert _changed(pool, NAME, SNAPSHOT) == set()
+    assert unexplained(pool) == set()
+
+
+@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "headers.tell_watchers"])
+def test_of_a_volume_that_is_deleted_meanwhile_nothing_is_left(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    homely.create(place, NAME)
+
+    def vanishes() -> None:
+        homely.delete(place, NAME)
+        homely.purge()
+
+    _meet(monkeypatch, before, vanishes)
+    with pytest.raises(NotFound):
+        homely.snapshot(place, NAME, SNAPSHOT)
+    assert unexplained(pool) == set()
+    assert index(pool) == {}
+
+
+def test_one_that_is_taken_away_while_it_is_made_is_taken_anew(
+    ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homely.create(place, NAME)
+
+    def is_taken_away() -> None:
+        with rbd.Image(pool, NAME) as image:
+            image.remove_snap(SNAPSHOT)
+
+    _meet(monkeypatch, "unopened.read_album", is_taken_away)
+    homely.snapshot(place, NAME, SNAPSHOT)
+    assert rbd_snapshots(ceph, place, NAME) == [SNAPSHOT]
+    assert unexplained(pool) == set()
+
+
+def test_a_step_that_comes_late_does_nothing(pool: rados.Ioctx, place: Place, homely: Provisioner) -> None:
+    """As where Ceph stood still, and the asker came again before it was done."""
+    homely.create(place, NAME)
+    _write(pool, NAME, 0)
+    made = image_id(pool, NAME)
+    seen, number = unopened._look(pool, made), pool.create_self_managed_snap()
+    assert seen is not None
+    homely.snapshot(place, NAME, "before")
+    _write(pool, NAME, 0)
+    assert unopened._add(pool, made, seen.version, number, SNAPSHOT) is None
+    assert not unopened._map(pool, made, seen, number)
+    assert _changed(pool, NAME, "before") == {0}
+    assert unexplained(pool) == set()
+
+
+@pytest.mark.parametrize("part", ["rbd_header", "rbd_object_map"])
+def test_a_lock_whose_owner_does_not_watch_keeps_it_from_being_taken_unopened(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room, part: str
+) -> None:
+    """Who was cut off may still write, until librbd fences it."""
+    homely.create(place, NAME)
+    made = image_id(pool, NAME)
+    assert wire.lock(pool, f"{part}.{made}", "rbd_lock", "auto 1", "", 0)
+    assert unopened.take(room, made, SNAPSHOT) is None
+    wire.unlock(pool, f"{part}.{made}", "rbd_lock", "auto 1")
+    assert unexplained(pool) == set()
+
+
+@pytest.mark.parametrize("features", [rbd.RBD_FEATURE_EXCLUSIVE_LOCK, rbd.RBD_FEATURE_FAST_DIFF], ids=["lock", "fast-diff"])
+def test_features_that_go_while_it_is_looked_at_leave_it_to_librbd(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room, monkeypatch: pytest.MonkeyPatch, features: int
+) -> None:
+    homely.create(place, NAME, layout=LAYOUTS[2] if features == rbd.RBD_FEATURE_FAST_DIFF else LAYOUTS[1])
+
+    def go() -> None:
+        with rbd.Image(pool, NAME) as image:
+            image.update_features(features, enabled=False)
+
+    _meet(monkeypatch, "unopened._add", go)
+    assert unopened.take(room, image_id(pool, NAME), SNAPSHOT) is None
     assert unexplained(pool) == set()
 
 
@@ -219,6 +324,16 @@ def test_a_lost_object_map_and_one_for_another_size_are_left_to_librbd(
     for name in ("lost", "larger"):
         assert unopened.take(room, image_id(pool, name), SNAPSHOT) is None
         homely.snapshot(place, name, f"{name}-{SNAPSHOT}")
+
+
+@pytest.mark.parametrize("kept", [20, 40], ids=["no bits", "no sums"])
+def test_a_garbled_object_map_is_left_to_librbd(pool: rados.Ioctx, place: Place, homely: Provisioner, kept: int) -> None:
+    homely.create(place, NAME)
+    map_object = f"rbd_object_map.{image_id(pool, NAME)}"
+    pool.write_full(map_object, pool.read(map_object)[:kept])
+    homely.snapshot(place, NAME, SNAPSHOT)
+    homely.volumes.expand(VolumeId(place, NAME), SizeRange(2 * GIB))
+    assert unexplained(pool) == set()
 
 
 def _shape(pool: rados.Ioctx, name: str) -> tuple[object, ...]:
