@@ -21,7 +21,7 @@ from provisioner.ceph.ancestry import Ancestor
 from provisioner.ceph.headers import Header, Parent
 from provisioner.ceph.lost_locks import opened
 from provisioner.ceph.places import Room
-from provisioner.ceph.snapshot_headers import STEP, Album, RbdSnapshot, read_album
+from provisioner.ceph.snapshot_headers import STEP, Album, RbdSnapshot, is_whole, read_album
 from provisioner.core.errors import Conflict, InvalidRequest, LimitReached, NotFound, OutOfRange, Unavailable
 from provisioner.core.ids import Place, SnapshotId, VolumeId
 from provisioner.core.model import Blueprint, Source, Volume
@@ -239,7 +239,8 @@ def _momentary(build: Build) -> Iterator[tuple[Album, RbdSnapshot]]:
         try:
             album = read_album(pool, build.parent_id)
             snapshot = next((each for each in album.steps() if each.name == build.step), None) if album else None
-            if album is None or snapshot is None:
+            # librbd calls it a success, too, if it meets what a killed builder's last words in flight have left
+            if album is None or snapshot is None or not is_whole(pool, album, snapshot.number):
                 raise Unavailable(f"{build.source} changed while it was cloned")
             yield album, snapshot
         finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import rados
+import rbd
 
 from provisioner.ceph import headers, marks, wire
 from provisioner.ceph.headers import Header
@@ -116,10 +117,12 @@ def read_album(pool: rados.Ioctx, image_id: str) -> Album | None:
     return Album(header, snapshots, _marks(header))
 
 
-def has_object_map(pool: rados.Ioctx, image_id: str, number: int) -> bool:
-    """Tell whether a snapshot has an object map: the last that librbd makes of it."""
+def is_whole(pool: rados.Ioctx, album: Album, number: int) -> bool:
+    """Tell whether a snapshot has its object map, the last that librbd makes of it; without such maps, that can't be told."""
+    if not album.header.features & rbd.RBD_FEATURE_OBJECT_MAP:
+        return True
     try:
-        pool.stat(headers.map_object(image_id, number))
+        pool.stat(headers.map_object(album.header.image_id, number))
     except rados.ObjectNotFound:
         return False
     return True

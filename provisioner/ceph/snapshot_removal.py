@@ -2,7 +2,8 @@
 
 Of the latter, the asker may be alive after all, or another come to ask for the same, and mark it at any moment. So it is
 condemned first: a key beside its mark's says by its number that it goes, written in one operation that fails if anything was
-marked since it was seen unmarked; and a mark is written only if it is there and not condemned. Then, by one thread of all our
+marked since it was seen unmarked; and a mark is written only if it is there and not condemned (but for `unopened`, where it is
+born so). Then, by one thread of all our
 processes at a time, it is removed by its number, and the key after it. Whoever finds it condemned does that, too, and takes it
 anew.
 """
@@ -97,6 +98,11 @@ def if_not_condemned(album: Album, snapshot: RbdSnapshot) -> dict[str, str] | No
     return None if found == _sentence(album, snapshot) else {key: found}
 
 
+def sentence_of(image_id: str, number: int, name: str) -> dict[str, str]:
+    """The metadata that condemn a snapshot. They are bound to the image, so that a copy condemns nothing."""
+    return {_GOING + name: f"{image_id}/{number}"}
+
+
 def take_away(room: Room, image_id: str, name: str) -> bool:
     """Remove the snapshot of that name if it bears no mark; gone already is fine. False if it bears one.
 
@@ -146,10 +152,9 @@ def _assume_the_worst(pool: rados.Ioctx, album: Album, leftover: RbdSnapshot) ->
 def _condemned(pool: rados.Ioctx, album: Album, snapshot: RbdSnapshot) -> bool:
     """Condemn a snapshot that was seen unmarked; False if something was marked since."""
     before = {marks.TURN: album.header.metadata.get(marks.TURN, "")}
-    told = {_GOING + snapshot.name: _sentence(album, snapshot), _LAST: uuid.uuid4().hex}
+    told = {**sentence_of(album.header.image_id, snapshot.number, snapshot.name), _LAST: uuid.uuid4().hex}
     return headers.change_metadata(pool, album.header.image_id, told, expected=before)
 
 
 def _sentence(album: Album, snapshot: RbdSnapshot) -> str:
-    """Bound to the image, so that a copy condemns nothing."""
-    return f"{album.header.image_id}/{snapshot.number}"
+    return sentence_of(album.header.image_id, snapshot.number, snapshot.name)[_GOING + snapshot.name]

@@ -164,7 +164,7 @@ class CephSnapshots:
 def commit(room: Room, entry: Entry, group: str = "", taken: Album | None = None, version: int | None = None) -> Snapshot | None:
     """Mark a snapshot that was just taken, the one in the header `taken` if that is told; None if it is a condemned leftover.
 
-    None, too, if the header is not of the `version` told any more.
+    With `version`, it was born condemned, and is pardoned; but None if the header is not of that version any more.
     NotFound, and no snapshot, if its volume was deleted meanwhile.
     """
     pool, name = room.pool, entry.id.snapshot
@@ -179,7 +179,10 @@ def commit(room: Room, entry: Entry, group: str = "", taken: Album | None = None
         if marks.DELETING in album.header.metadata:
             snapshot_removal.remove(room, entry.image_id, name)
             raise NotFound(f"volume {entry.volume}")
-        if number not in (None, there.number) or (before := snapshot_removal.if_not_condemned(album, there)) is None:
+        before = snapshot_removal.if_not_condemned(album, there)
+        if version is not None:
+            before = snapshot_removal.sentence_of(entry.image_id, there.number, name)
+        if number not in (None, there.number) or before is None:
             return None
         by, stamp = index.origin_of(entry)
         mark = SnapshotMark(entry.name, entry.volume.image, entry.image_id, there.number, group, entry.labels, by, stamp)
@@ -220,7 +223,7 @@ def _create(room: Room, image: rbd.Image, entry: Entry) -> Album | None:
 
     Clients that can stand still for it are asked to, if there are any. One that is there without our mark was left by an attempt
     whose end nobody saw: where Ceph did not answer librbd in time, that gave the number back and let it stand in the header, and
-    the content that it should keep is lost. librbd may even find its own leftover on a second try, and call it a success.
+    the content that it should keep is lost. librbd may even find a leftover once it has the lock, and call it a success.
 
     librbd would read half the image anew to tell the number of the one that it took; but as long as none was condemned
     meanwhile, the one there is that one.
@@ -235,8 +238,8 @@ def _create(room: Room, image: rbd.Image, entry: Entry) -> Album | None:
     number = _number(album, name)
     if album is None or number is None or not snapshot_removal.is_same_since(before, album, name):
         return None
-    in_time = time.monotonic() - began < room.registry.timeout
-    return album if in_time or snapshot_headers.has_object_map(room.pool, entry.image_id, number) else None
+    in_time = album.header.features & rbd.RBD_FEATURE_OBJECT_MAP or time.monotonic() - began < room.registry.timeout
+    return album if in_time and snapshot_headers.is_whole(room.pool, album, number) else None
 
 
 def _number(album: Album | None, name: str) -> int | None:

@@ -5,7 +5,7 @@ Here nobody may have begun to write: the steps are done while the lock is free, 
 compared by its version. Who opens the image once its header has the snapshot knows of it. Who had it open before is seen: as a
 watcher at the end, or as one who has had the lock, which leaves another version. Then it is taken away, and librbd is asked.
 
-Until the last step, the mark, the snapshot is what a killed process leaves, and goes as that.
+The snapshot is born condemned, and its mark is its pardon: so whoever meets it before takes it for what a killed process left.
 """
 
 import errno
@@ -49,19 +49,24 @@ def take(room: Room, image_id: str, name: str) -> Taken | None:
     """Take the snapshot; None, and there is none, if librbd has to: somebody uses the image, or it is not so plain."""
     pool = room.pool
     seen = _look(pool, image_id)
-    if seen is None:
+    if seen is None or _is_open(pool, image_id):
         return None
     number = pool.create_self_managed_snap()
     version = _add(pool, image_id, seen.version, number, name)
     if version is None:
         pool.remove_self_managed_snap(number)
         return None
-    if _map(pool, image_id, seen, number) and not headers.tell_watchers(pool, image_id):
+    if _map(pool, image_id, seen, number) and not _is_open(pool, image_id):
         album = read_album(pool, image_id)
         if album is not None and pool.get_last_version() == version:
             return Taken(album, version)
     snapshot_removal.take_away(room, image_id, name)
     return None
+
+
+def _is_open(pool: rados.Ioctx, image_id: str) -> bool:
+    """Tell whether a client has the image open to write: it watches, and is told to look at the header again."""
+    return headers.tell_watchers(pool, image_id)
 
 
 def _look(pool: rados.Ioctx, image_id: str) -> _Seen | None:
@@ -83,11 +88,12 @@ def _look(pool: rados.Ioctx, image_id: str) -> _Seen | None:
 
 
 def _add(pool: rados.Ioctx, image_id: str, version: int, number: int, name: str) -> int | None:
-    """Enter the snapshot into the header if that is of this version; gives the next version, None if it was not done."""
+    """Enter the snapshot, condemned, into a header of this version; gives the next version, None if it was not done."""
     header = headers.header_object(image_id)
     with rados.WriteOpCtx() as operation:
         operation.assert_version(version)
         operation.execute("rbd", "snapshot_add", wire.string(name) + struct.pack("<Q", number))
+        operation.execute("rbd", "metadata_set", headers.metadata(snapshot_removal.sentence_of(image_id, number, name)))
         return pool.get_last_version() if unlocked.done(pool, operation, header, "snapshot", _TAKEN) else None
 
 

@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pkgutil import resolve_name
 from typing import cast
 
@@ -12,10 +13,11 @@ import rbd
 
 from provisioner.ceph import snapshots, unopened, wire
 from provisioner.ceph.places import Room
+from provisioner.ceph.snapshot_headers import is_whole, read_album
 from provisioner.core.attachments import Node
 from provisioner.core.errors import NotFound
 from provisioner.core.ids import Place, VolumeId
-from provisioner.core.model import MIB, Layout, SizeRange
+from provisioner.core.model import MIB, Layout, SizeRange, Snapshot
 from provisioner.core.uses import Mode, Use
 from tests.harness.ceph import Ceph
 from tests.harness.store import GIB, Provisioner, at, image_id, index, omap, rbd_snapshots, unexplained
@@ -135,19 +137,48 @@ def test_while_a_client_has_the_image_open_librbd_takes_it(
     assert unexplained(pool) == set()
 
 
-def _meet(monkeypatch: pytest.MonkeyPatch, before: str, act: Callable[[], object]) -> None:
-    """Have something done, once, before a step is."""
-    step, todo = cast("Callable[..., object]", resolve_name(f"provisioner.ceph.{before}")), [act]
+def _meet(monkeypatch: pytest.MonkeyPatch, before: str, act: Callable[[], object], time: int = 1) -> None:
+    """Have something done before a step is done for the first time, or that one."""
+    step, calls = cast("Callable[..., object]", resolve_name(f"provisioner.ceph.{before}")), count(1)
 
     def met(*arguments: object) -> object:
-        if todo:
-            todo.pop()()
+        if next(calls) == time:
+            act()
         return step(*arguments)
 
     monkeypatch.setattr(f"provisioner.ceph.{before}", met)
 
 
-@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "headers.tell_watchers"])
+def _open_after_the_first_look(monkeypatch: pytest.MonkeyPatch, stack: ExitStack, pool: rados.Ioctx) -> list[rbd.Image]:
+    """Have a client open the image when nobody was found to have it open; it is given once it is there."""
+    look, opened = unopened._is_open, list[rbd.Image]()
+
+    def looked(room: rados.Ioctx, image: str) -> bool:
+        answer = look(room, image)
+        if not opened:
+            opened.append(stack.enter_context(rbd.Image(pool, NAME)))
+        return answer
+
+    monkeypatch.setattr(unopened, "_is_open", looked)
+    return opened
+
+
+def test_whoever_opens_the_image_meanwhile_is_seen_at_the_end(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homely.create(place, NAME)
+    _write(pool, NAME, 0, content=b"first")
+    with ExitStack() as stack:
+        clients = _open_after_the_first_look(monkeypatch, stack, pool)
+        homely.snapshot(place, NAME, SNAPSHOT)
+        clients[0].write(b"later", 0)
+    with rbd.Image(pool, NAME, snapshot=SNAPSHOT, read_only=True) as image:
+        assert image.read(0, 5) == b"first"
+    assert _changed(pool, NAME, None, SNAPSHOT) == {0}
+    assert _changed(pool, NAME, SNAPSHOT) == {0}
+
+
+@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "unopened._is_open"])
 def test_whoever_begins_to_write_between_two_steps_has_librbd_take_it(
     ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
@@ -157,13 +188,13 @@ def test_whoever_begins_to_write_between_two_steps_has_librbd_take_it(
     homely.snapshot(place, NAME, "before")
 
     with ExitStack() as stack:
-        writer = stack.enter_context(rbd.Image(pool, NAME))
+        writers = _open_after_the_first_look(monkeypatch, stack, pool)
 
         def comes_and_goes() -> None:
-            writer.write(b"other", OBJECT)
+            writers[0].write(b"other", OBJECT)
             stack.close()
 
-        _meet(monkeypatch, before, comes_and_goes)
+        _meet(monkeypatch, before, comes_and_goes, time=2 if before == "unopened._is_open" else 1)
         homely.snapshot(place, NAME, SNAPSHOT)
     _write(pool, NAME, 2, content=b"later")
     with rbd.Image(pool, NAME, snapshot=SNAPSHOT, read_only=True) as image:
@@ -193,7 +224,7 @@ def test_an_older_one_that_is_deleted_before_the_map_is_made_leaves_what_it_knew
     assert unexplained(pool) == set()
 
 
-@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "headers.tell_watchers"])
+@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "unopened._is_open"])
 def test_of_a_volume_that_is_deleted_meanwhile_nothing_is_left(
     pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
@@ -222,6 +253,49 @@ def test_one_that_is_taken_away_while_it_is_made_is_taken_anew(
     _meet(monkeypatch, "unopened.read_album", is_taken_away)
     homely.snapshot(place, NAME, SNAPSHOT)
     assert rbd_snapshots(ceph, place, NAME) == [SNAPSHOT]
+    assert unexplained(pool) == set()
+
+
+def test_what_a_killed_process_s_last_step_leaves_is_not_taken_for_librbd_s(
+    ceph: Ceph, pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when librbd has opened the image and not locked it yet: librbd finds it then, and calls that a success."""
+    homely.create(place, NAME)
+    made, number = image_id(pool, NAME), pool.create_self_managed_snap()
+
+    def last_words() -> None:
+        seen = unopened._look(pool, made)
+        assert seen is not None
+        assert unopened._add(pool, made, seen.version, number, SNAPSHOT) is not None
+
+    monkeypatch.setattr(unopened, "take", lambda *_: None)
+    _meet(monkeypatch, "snapshot_removal.last", last_words)
+    homely.snapshot(place, NAME, SNAPSHOT)
+    album = read_album(pool, made)
+    assert album is not None
+    assert [each.number for each in album.snapshots] != [number]
+    assert all(is_whole(pool, album, each.number) for each in album.snapshots)
+    assert unexplained(pool) == set()
+
+
+@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "unopened.read_album"])
+def test_two_processes_that_take_the_same_at_once_agree(
+    ceph: Ceph,
+    pool: rados.Ioctx,
+    place: Place,
+    homely: Provisioner,
+    twin: Provisioner,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+) -> None:
+    homely.create(place, NAME)
+    _write(pool, NAME, 0)
+    other: list[Snapshot] = []
+    _meet(monkeypatch, before, lambda: other.append(twin.snapshot(place, NAME, SNAPSHOT)))
+    assert [homely.snapshot(place, NAME, SNAPSHOT)] == other
+    assert rbd_snapshots(ceph, place, NAME) == [SNAPSHOT]
+    assert _changed(pool, NAME, None, SNAPSHOT) == {0}
+    assert _is_sound(ceph, place, NAME, f"{NAME}@{SNAPSHOT}")
     assert unexplained(pool) == set()
 
 
