@@ -1,5 +1,6 @@
 """Snapshots of images that nobody has open: as librbd takes them, and left to it where anybody might write. Takes about 15 s."""
 
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from tests.harness.ceph import Ceph
 from tests.harness.store import GIB, Provisioner, at, image_id, index, omap, rbd_snapshots, unexplained
 
 NAME, SNAPSHOT, OBJECT = "pvc-1", "monday", 4 * MIB
+CURRENT = (1 << 64) - 2
+"""What Ceph calls the image itself where the number of a snapshot is asked for."""
 LAYOUTS = [
     Layout(),
     Layout(features=frozenset({"layering", "exclusive-lock"})),
@@ -207,8 +210,9 @@ def test_whoever_begins_to_write_between_two_steps_has_librbd_take_it(
     assert unexplained(pool) == set()
 
 
-def test_an_older_one_that_is_deleted_before_the_map_is_made_leaves_what_it_knew_of_changes(
-    pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", ["unopened._add", "unopened._map", "unopened.unlocked.done", "headers.tell_watchers"])
+def test_an_older_one_that_is_deleted_between_two_steps_leaves_what_it_knew_of_changes(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     """librbd has the map of the next one take it over, and forgets it where there is none."""
     homely.create(place, NAME)
@@ -216,7 +220,7 @@ def test_an_older_one_that_is_deleted_before_the_map_is_made_leaves_what_it_knew
     homely.snapshot(place, NAME, "oldest")
     _write(pool, NAME, 1)
     older = homely.snapshot(place, NAME, "older").id
-    _meet(monkeypatch, "unopened._map", lambda: homely.snapshots.delete(older))
+    _meet(monkeypatch, before, lambda: homely.snapshots.delete(older))
     homely.snapshot(place, NAME, SNAPSHOT)
     assert _changed(pool, NAME, "oldest", SNAPSHOT) >= {1}
     assert _changed(pool, NAME, "oldest") >= {1}
@@ -408,6 +412,16 @@ def test_a_garbled_object_map_is_left_to_librbd(pool: rados.Ioctx, place: Place,
     homely.snapshot(place, NAME, SNAPSHOT)
     homely.volumes.expand(VolumeId(place, NAME), SizeRange(2 * GIB))
     assert unexplained(pool) == set()
+
+
+def test_an_object_map_that_is_known_to_be_wrong_is_left_to_librbd(
+    pool: rados.Ioctx, place: Place, homely: Provisioner, room: Room
+) -> None:
+    homely.create(place, NAME)
+    made, wrong = image_id(pool, NAME), rbd.RBD_FLAG_OBJECT_MAP_INVALID
+    pool.execute(f"rbd_header.{made}", "rbd", "set_flags", struct.pack("<QQQ", wrong, wrong, CURRENT))
+    assert unopened.take(room, made, SNAPSHOT) is None
+    homely.snapshot(place, NAME, SNAPSHOT)
 
 
 def _shape(pool: rados.Ioctx, name: str) -> tuple[object, ...]:
