@@ -12,7 +12,7 @@ import pytest
 import rados
 import rbd
 
-from provisioner.ceph import snapshots, unopened, wire
+from provisioner.ceph import headers, snapshots, unopened, wire
 from provisioner.ceph.places import Room
 from provisioner.ceph.snapshot_headers import is_whole, read_album
 from provisioner.core.attachments import Node
@@ -316,6 +316,20 @@ def test_a_step_that_comes_late_does_nothing(pool: rados.Ioctx, place: Place, ho
     assert not unopened._map(pool, made, seen, number)
     assert _changed(pool, NAME, "before") == {0}
     assert unexplained(pool) == set()
+
+
+def test_the_map_by_which_everything_changed_is_not_written_over(pool: rados.Ioctx, place: Place, homely: Provisioner) -> None:
+    """As where somebody takes the snapshot away whose author only paused before its map."""
+    homely.create(place, NAME)
+    _write(pool, NAME, 0)
+    made = image_id(pool, NAME)
+    seen, number = unopened._look(pool, made), pool.create_self_managed_snap()
+    assert seen is not None
+    assert unopened._add(pool, made, seen.version, number, SNAPSHOT) is not None
+    headers.make_cautious_map(pool, made, number, GIB // OBJECT)
+    cautious = pool.read(headers.map_object(made, number))
+    assert not unopened._map(pool, made, seen, number)
+    assert pool.read(headers.map_object(made, number)) == cautious
 
 
 @pytest.mark.parametrize("part", ["rbd_header", "rbd_object_map"])
