@@ -1,4 +1,4 @@
-"""Snapshots of images that nobody has open: as librbd takes them, and left to it where anybody might write. Takes about 15 s."""
+"""Snapshots of images that nobody has open: as librbd takes them, and left to it where anybody might write. Takes about 20 s."""
 
 import struct
 import subprocess
