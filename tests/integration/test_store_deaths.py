@@ -62,6 +62,7 @@ CASES = [
     Case(("create", "new", "next"), src=False, snapshots=()),
     Case(("expand", "src")),
     Case(("snapshot", "src", "new")),
+    Case(("snapshot", "src", "new"), clones={"kid": "base"}),
     Case(("clone", "new", "src")),
     Case(("restore", "new", "@base")),
     Case(("delete", "src"), snapshots=()),
@@ -114,7 +115,7 @@ class Scene:
 
     def strike(self) -> None:
         """Delete everything, as everybody who asked for something would; nothing may remain."""
-        for each in ("new", "next", "src", *(f"@{name}" for name in self.taken), "@new"):
+        for each in ("new", "next", "src", *self.case.clones, *(f"@{name}" for name in self.taken), "@new"):
             self._delete(each)
         until(self._is_empty, SOON, "the place is empty", lambda: str(self._remains()))
 

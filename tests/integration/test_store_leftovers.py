@@ -12,7 +12,7 @@ import pytest
 import rados
 import rbd
 
-from provisioner.ceph import snapshot_removal, snapshots
+from provisioner.ceph import snapshot_removal, snapshots, unopened
 from provisioner.ceph.reaper import Reaper
 from provisioner.ceph.snapshot_headers import Album, SnapshotMark, read_album
 from provisioner.ceph.snapshots import CephSnapshots
@@ -153,8 +153,9 @@ def test_a_stalled_asker_marks_nothing_that_went_meanwhile(
     assert homely.snapshots.get(taken.id) == taken
 
 
+@pytest.mark.parametrize("by", ["librbd", "us"])
 def test_what_came_in_place_of_the_one_just_taken_is_not_told_of(
-    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, src: Source, monkeypatch: pytest.MonkeyPatch
+    ceph: Ceph, homely: Provisioner, peer: Provisioner, place: Place, src: Source, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """Its asker stalled for so long that another took it away, and left a half-made one of that name in its turn."""
     left: list[int] = []
@@ -170,7 +171,9 @@ def test_what_came_in_place_of_the_one_just_taken_is_not_told_of(
             album = read_album(pool, image_id)
         return album
 
-    monkeypatch.setattr(snapshots, "read_album", stalled)
+    if by == "librbd":
+        monkeypatch.setattr(unopened, "take", lambda *_: None)
+    monkeypatch.setattr(snapshots if by == "librbd" else unopened, "read_album", stalled)
     taken = homely.snapshot(place, "src", "monday")
     assert left
     assert [each.number > left[0] for each in src.album().snapshots] == [True]
